@@ -1,0 +1,7 @@
+"""`python -m phitui`."""
+
+import sys
+
+from phitui.cli import main
+
+sys.exit(main())

@@ -1,0 +1,171 @@
+"""The one module that plugins import: the hook marker, protocols, domain types, errors and the GGUF writer.
+
+Names are resolved lazily, so `from phitui.api import hookimpl` loads neither numpy nor Textual.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from phitui.domain.bundle import Bundle, BundleFile, ExportModel
+from phitui.domain.chat import (
+    CHAT_FORMATS,
+    ChatFormat,
+    ChatStats,
+    Chunk,
+    EngineSettings,
+    Message,
+    Sampling,
+    SessionInfo,
+    TextChunk,
+    chat_format,
+    format_named,
+)
+from phitui.domain.hardware import BackendReport, Device
+from phitui.domain.model import Artifact, KnownModel, ModelFacts, Rope, Verdict
+from phitui.domain.offers import (
+    Availability,
+    Backend,
+    Catalogue,
+    Command,
+    Converter,
+    Encoder,
+    Engine,
+    Evaluator,
+    Exporter,
+    Finder,
+    JobContext,
+    Measures,
+    Phitui,
+    Quantizer,
+    Say,
+    Session,
+)
+from phitui.domain.options import NoOptions, option
+from phitui.domain.quant import Override, Scheme
+from phitui.domain.tensors import (
+    FileExtent,
+    FilePlan,
+    InlineExtent,
+    Metadata,
+    PlannedTensor,
+    Source,
+    SourceTensor,
+    TensorSource,
+    TensorType,
+    Value,
+    ValueType,
+    place,
+)
+from phitui.errors import (
+    Cancelled,
+    DoesNotFit,
+    EngineError,
+    InvalidFile,
+    PhituiError,
+    Unavailable,
+    UnsupportedModel,
+    UsageError,
+)
+from phitui.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from phitui.config import modelfiles, plugin_folders
+    from phitui.engine.template import render_chat
+    from phitui.gguf.header import Header, encode_header, read_header
+    from phitui.gguf.safetensors import Checkpoint, open_checkpoint
+    from phitui.gguf.writer import write_gguf
+
+_LAZY = {
+    "Header": "phitui.gguf.header",
+    "encode_header": "phitui.gguf.header",
+    "read_header": "phitui.gguf.header",
+    "Checkpoint": "phitui.gguf.safetensors",
+    "open_checkpoint": "phitui.gguf.safetensors",
+    "write_gguf": "phitui.gguf.writer",
+    "render_chat": "phitui.engine.template",
+    "modelfiles": "phitui.config",
+    "plugin_folders": "phitui.config",
+}
+
+__all__ = [
+    "CHAT_FORMATS",
+    "Artifact",
+    "Availability",
+    "Backend",
+    "BackendReport",
+    "Bundle",
+    "BundleFile",
+    "Cancelled",
+    "Catalogue",
+    "ChatFormat",
+    "ChatStats",
+    "Checkpoint",
+    "Chunk",
+    "Command",
+    "Converter",
+    "Device",
+    "DoesNotFit",
+    "Encoder",
+    "Engine",
+    "EngineError",
+    "EngineSettings",
+    "Evaluator",
+    "ExportModel",
+    "Exporter",
+    "FileExtent",
+    "FilePlan",
+    "Finder",
+    "Header",
+    "InlineExtent",
+    "InvalidFile",
+    "JobContext",
+    "KnownModel",
+    "Measures",
+    "Message",
+    "Metadata",
+    "ModelFacts",
+    "NoOptions",
+    "Override",
+    "Phitui",
+    "PhituiError",
+    "PlannedTensor",
+    "Quantizer",
+    "Rope",
+    "Sampling",
+    "Say",
+    "Scheme",
+    "Session",
+    "SessionInfo",
+    "Source",
+    "SourceTensor",
+    "TensorSource",
+    "TensorType",
+    "TextChunk",
+    "Unavailable",
+    "UnsupportedModel",
+    "UsageError",
+    "Value",
+    "ValueType",
+    "Verdict",
+    "chat_format",
+    "encode_header",
+    "format_named",
+    "hookimpl",
+    "modelfiles",
+    "open_checkpoint",
+    "option",
+    "place",
+    "plugin_folders",
+    "read_header",
+    "render_chat",
+    "write_gguf",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""Option dataclasses of plugins as command line flags (options are declared once, see phitui.domain.options)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from phitui.domain.options import OptionSpec, specs
+
+_TYPES: dict[type, click.ParamType] = {
+    str: click.STRING,
+    int: click.INT,
+    float: click.FLOAT,
+    Path: click.Path(path_type=Path),
+}
+
+
+def flag(spec: OptionSpec) -> click.Option:
+    """One option as a click option. A flag that is not given yields None, so that only given values are passed on."""
+    if spec.kind is bool:
+        return click.Option([f"{spec.flag}/--no-{spec.flag[2:]}", spec.name], default=None, help=spec.help)
+    kind = click.Choice(spec.choices, case_sensitive=False) if spec.choices else _TYPES[spec.kind]
+    shown = f"{spec.help}  [default: {spec.default}]" if spec.default not in (None, "", ()) else spec.help
+    return click.Option([spec.flag, spec.name], type=kind, multiple=spec.repeatable, default=None, help=shown)
+
+
+def with_options(command: click.Command, options: Iterable[type]) -> click.Command:
+    """Add the flags of some options dataclasses to a command. The first of two equal names stays."""
+    taken = {parameter.name for parameter in command.params}
+    for group in options:
+        for spec in specs(group):
+            if spec.name not in taken:
+                command.params.append(flag(spec))
+                taken.add(spec.name)
+    return command
+
+
+def given(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the parsed flags, those that belong to this dataclass and were given."""
+    names = {spec.name for spec in specs(options)}
+    return {name: value for name, value in values.items() if name in names and value is not None and value != ()}
+
+

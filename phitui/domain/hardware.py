@@ -1,0 +1,40 @@
+"""Devices, backends and their memory. Sizes are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DeviceKind = Literal["cpu", "gpu", "igpu", "accel", "remote"]
+Source = Literal["exact", "measured", "estimated", "given"]
+"""Where a number comes from: every number shown says so."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place where layers can live. `name` is ggml's (CPU, CUDA0, Metal, RPC0); `total`/`free` are bytes."""
+
+    name: str
+    backend: str
+    kind: DeviceKind
+    description: str
+    total: int
+    free: int
+    source: Source = "exact"
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """What one hardware backend found.
+
+    `compiled_in`: the engine on this machine can use it. `present`: the machine has such hardware (None: unknown).
+    `install` is the command that makes the engine use it. `facts` are (label, value) lines for people.
+    """
+
+    backend: str
+    devices: tuple[Device, ...] = ()
+    compiled_in: bool = False
+    present: bool | None = None
+    install: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = field(default=())

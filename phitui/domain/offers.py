@@ -1,0 +1,198 @@
+"""The protocols behind the hooks: what a plugin's offer must be able to do. A hook discovers, a protocol behaves.
+
+Every offer has a `name` (lower case, unique among the offers of its hook), a `title` for people, and `available()`.
+Constructing an offer must be cheap: heavy imports belong inside its methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from phitui.domain.bundle import Bundle, ExportModel
+from phitui.domain.chat import Chunk, EngineSettings, Message, Sampling, SessionInfo
+from phitui.domain.hardware import BackendReport
+from phitui.domain.model import Artifact, KnownModel, Verdict
+from phitui.domain.quant import Scheme
+from phitui.domain.tensors import FilePlan, PlannedTensor, TensorSource
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an offer can be used here. If not: `reason` in one sentence and `hint`, usually an install command."""
+
+    ok: bool = True
+    reason: str = ""
+    hint: str = ""
+
+
+class JobContext(Protocol):
+    """What long work is given: a way to report and to be stopped. Safe to call from any thread."""
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Report `done` of `total` (bytes or items). Cheap: calls are thinned out. Raises Cancelled when asked to stop."""
+
+    def note(self, text: str) -> None:
+        """Say something a person should see in the job's log."""
+
+    def check(self) -> None:
+        """Raise Cancelled if the work was asked to stop."""
+
+
+@runtime_checkable
+class Offer(Protocol):
+    """What every offer has."""
+
+    name: str
+    title: str
+
+    def available(self) -> Availability: ...
+
+
+@runtime_checkable
+class Converter(Offer, Protocol):
+    """Turns a Hugging Face checkpoint into a tensor source. `architectures` are the values of config.json it may take."""
+
+    architectures: tuple[str, ...]
+    options: type
+
+    def inspect(self, config: Mapping[str, Any]) -> Verdict:
+        """Judge a config.json alone, before any download. Never raises for a strange config: says so in the verdict."""
+        ...
+
+    def open(self, checkpoint: Path, options: Any) -> TensorSource:
+        """Describe the checkpoint as GGUF metadata and tensors. Reads headers and the tokenizer, no tensor data."""
+        ...
+
+
+class Encoder(Protocol):
+    """Encodes rows of one tensor. Called from several threads at once."""
+
+    def __call__(self, tensor: PlannedTensor, first_row: int, rows: Any) -> Any:
+        """`rows` is a C-contiguous float32 numpy array (rows, row length); returns a bytes-like of encoded rows."""
+        ...
+
+
+@runtime_checkable
+class Quantizer(Offer, Protocol):
+    """Knows schemes: which tensor gets which type, and how rows are encoded."""
+
+    options: type
+
+    def schemes(self) -> Sequence[Scheme]:
+        """All schemes, from large to small."""
+        ...
+
+    def plan(self, source: TensorSource, schemes: Sequence[str], options: Any) -> Mapping[str, FilePlan]:
+        """The exact file for each scheme, without reading tensor data. Raises UsageError for an unknown scheme."""
+        ...
+
+    def encoder(self, plan: FilePlan, options: Any) -> Encoder:
+        """The function that encodes this plan's rows. Raises UsageError if the plan needs an imatrix that is missing."""
+        ...
+
+
+@runtime_checkable
+class Backend(Offer, Protocol):
+    """One kind of hardware."""
+
+    def probe(self) -> BackendReport:
+        """Look at the engine and the machine. Must not load native code into this process: use a child process."""
+        ...
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    info: SessionInfo
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Chunk]:
+        """Answer the last message. Text comes in whole characters; the last item is the ChatStats."""
+        ...
+
+    def stop(self) -> None:
+        """End the running answer at once. May be called from another thread."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Engine(Offer, Protocol):
+    """Runs a model. phitui calls `open` in a child process of its own, so native code may crash there."""
+
+    def open(self, model: Path, settings: EngineSettings) -> Session:
+        """Load the model. Raises PhituiError with a hint where it cannot."""
+        ...
+
+
+@runtime_checkable
+class Exporter(Offer, Protocol):
+    """Makes a model known to another program."""
+
+    options: type
+
+    def preview(self, model: ExportModel, options: Any, out: Path) -> Bundle:
+        """The files of the export, exactly as they will be written below `out`. Writes nothing."""
+        ...
+
+
+@runtime_checkable
+class Finder(Offer, Protocol):
+    """Finds models that are already on this machine."""
+
+    def find(self) -> Iterable[Artifact]:
+        """Yield artifacts. Unreadable files are skipped, never fatal."""
+        ...
+
+
+@runtime_checkable
+class Catalogue(Offer, Protocol):
+    """Known models, as data."""
+
+    def models(self) -> Sequence[KnownModel]: ...
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Quality and speed of an artifact. `values` are by name (perplexity, kld_mean, ...); `source` says how they came."""
+
+    values: Mapping[str, float]
+    source: str
+
+
+@runtime_checkable
+class Evaluator(Offer, Protocol):
+    """Measures quality or speed of a GGUF."""
+
+    options: type
+
+    def evaluate(self, model: Path, options: Any, job: JobContext) -> Measures: ...
+
+
+@runtime_checkable
+class Command(Offer, Protocol):
+    """An extra command of the CLI and entry of the command palette. `run` returns a JSON-ready document."""
+
+    options: type
+
+    def run(self, phitui: Phitui, options: Any, say: Say) -> Mapping[str, Any]:
+        """Do the work; `say` writes a line for people (stderr under --json)."""
+        ...
+
+
+class Say(Protocol):
+    def __call__(self, text: str) -> None: ...
+
+
+class Phitui(Protocol):
+    """What a command plugin can ask of phitui: the same actions that the CLI and the TUI call."""
+
+    @property
+    def data_dir(self) -> Path: ...
+    def build(self, source: str, scheme: str, out: Path, job: JobContext | None = None) -> Mapping[str, Any]: ...
+    def plan(self, model: str, **settings: Any) -> Mapping[str, Any]: ...
+    def ask(self, model: str, prompt: str, **settings: Any) -> Mapping[str, Any]: ...
+    def export(self, model: str, to: str, out: Path, **options: Any) -> Mapping[str, Any]: ...

@@ -1,0 +1,140 @@
+"""Options declared once, as a dataclass on a plugin's offer; rendered to CLI flags, TUI forms and recipe keys.
+
+    @dataclass(frozen=True)
+    class MyOptions:
+        name: str = option("", help="name of the model in Ollama")
+        gpu: int | None = option(None, help="layers on the GPU")
+        stop: tuple[str, ...] = option((), help="extra stop text, repeatable")
+
+Field types: str, int, float, bool, Path, any of these `| None`, and `tuple[str, ...]` for repeatable ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phitui.errors import UsageError
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For offers that have none."""
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """One option, ready to be rendered. `kind` is str, int, float, bool or Path; `name` is the recipe key."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    repeatable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    advanced: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The long command line flag."""
+        return "--" + self.name.replace("_", "-")
+
+
+def option(
+    default: Any,
+    *,
+    help: str,  # noqa: A002  (the word every command line library uses)
+    choices: Sequence[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    advanced: bool = False,
+) -> Any:
+    """Declare a field of an options dataclass. `advanced` options are folded away in forms."""
+    details = {
+        "help": help,
+        "choices": tuple(choices),
+        "minimum": minimum,
+        "maximum": maximum,
+        "advanced": advanced,
+    }
+    return dataclasses.field(default=default, metadata={"phitui": details})
+
+
+def specs(options: type) -> tuple[OptionSpec, ...]:
+    """The options of a dataclass, in order. Raises TypeError for a field type that cannot be rendered."""
+    hints = typing.get_type_hints(options)
+    return tuple(_spec(field, hints[field.name]) for field in dataclasses.fields(options))
+
+
+def _spec(field: dataclasses.Field[Any], hint: Any) -> OptionSpec:
+    details = field.metadata.get("phitui", {})
+    optional = repeatable = False
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        hint, optional, origin = inner[0], True, typing.get_origin(inner[0])
+    if origin is tuple:
+        hint, repeatable = typing.get_args(hint)[0], True
+    if hint not in (str, int, float, bool, Path):
+        raise TypeError(f"option {field.name!r}: {hint!r} cannot be rendered as a flag or a form field")
+    return OptionSpec(field.name, hint, field.default, optional=optional, repeatable=repeatable, **(
+        details or {"help": ""}
+    ))
+
+
+def build(options: type, values: Mapping[str, Any]) -> Any:
+    """Make the dataclass from plain values (flags, a form, TOML or JSON). Raises UsageError on what does not fit."""
+    known = {spec.name: spec for spec in specs(options)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UsageError(
+            f"unknown option {unknown[0]!r}", f"known here: {', '.join(known) or 'none'}"
+        )
+    return options(**{name: _coerce(known[name], value) for name, value in values.items()})
+
+
+def _coerce(spec: OptionSpec, value: Any) -> Any:
+    if value is None:
+        if spec.optional:
+            return None
+        raise UsageError(f"{spec.flag} needs a value")
+    if spec.repeatable:
+        if isinstance(value, str):
+            raise UsageError(f"{spec.flag} needs a list of values")
+        return tuple(_scalar(spec, item) for item in value)
+    return _scalar(spec, value)
+
+
+def _scalar(spec: OptionSpec, value: Any) -> Any:
+    if spec.kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise UsageError(f"{spec.flag} is yes or no, not {value!r}")
+    try:
+        converted = spec.kind(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{spec.flag} is a {spec.kind.__name__}, not {value!r}") from None
+    if spec.choices and str(converted) not in spec.choices:
+        raise UsageError(f"{spec.flag} cannot be {value!r}", f"choices: {', '.join(spec.choices)}")
+    low, high = spec.minimum, spec.maximum
+    if (low is not None and converted < low) or (high is not None and converted > high):
+        raise UsageError(f"{spec.flag} is out of range: {value}", f"from {low} to {high}")
+    return converted
+
+
+def plain(instance: Any) -> dict[str, Any]:
+    """The values that differ from the defaults, JSON-ready: what a recipe or a job's request stores."""
+    values: dict[str, Any] = {}
+    for spec in specs(type(instance)):
+        value = getattr(instance, spec.name)
+        if value != spec.default:
+            values[spec.name] = str(value) if isinstance(value, Path) else list(value) if spec.repeatable else value
+    return values
