@@ -198,7 +198,8 @@ def named(found: Sequence[OfferType], name: str, what: str) -> OfferType:
             require(offer)
             return offer
     raise UsageError(
-        f"no {what} is named {name!r}", f"known: {', '.join(offer.name for offer in found) or 'none (see phitui plugins)'}"
+        f"no {what} is named {name!r}",
+        f"known: {', '.join(offer.name for offer in found) or 'none (see phitui plugins)'}",
     )
 
 

@@ -42,5 +42,3 @@ def given(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Of the parsed flags, those that belong to this dataclass and were given."""
     names = {spec.name for spec in specs(options)}
     return {name: value for name, value in values.items() if name in names and value is not None and value != ()}
-
-

@@ -116,9 +116,7 @@ CHAT_FORMATS: tuple[ChatFormat, ...] = (
         "<|user|>",
     ),
     ChatFormat("phi-4", "phi-4 (14B)", ("<|im_end|>", "<|im_start|>", "<|endoftext|>"), "<|im_sep|>"),
-    ChatFormat(
-        "phi-4-mini", "phi-4-mini", ("<|end|>", "<|user|>", "<|assistant|>", "<|endoftext|>"), "<|user|>"
-    ),
+    ChatFormat("phi-4-mini", "phi-4-mini", ("<|end|>", "<|user|>", "<|assistant|>", "<|endoftext|>"), "<|user|>"),
     ChatFormat("chatml", "ChatML", ("<|im_end|>", "<|im_start|>", "<|endoftext|>"), "<|im_start|>"),
 )
 

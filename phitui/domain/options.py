@@ -85,9 +85,9 @@ def _spec(field: dataclasses.Field[Any], hint: Any) -> OptionSpec:
         hint, repeatable = typing.get_args(hint)[0], True
     if hint not in (str, int, float, bool, Path):
         raise TypeError(f"option {field.name!r}: {hint!r} cannot be rendered as a flag or a form field")
-    return OptionSpec(field.name, hint, field.default, optional=optional, repeatable=repeatable, **(
-        details or {"help": ""}
-    ))
+    return OptionSpec(
+        field.name, hint, field.default, optional=optional, repeatable=repeatable, **(details or {"help": ""})
+    )
 
 
 def build(options: type, values: Mapping[str, Any]) -> Any:
@@ -95,9 +95,7 @@ def build(options: type, values: Mapping[str, Any]) -> Any:
     known = {spec.name: spec for spec in specs(options)}
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise UsageError(
-            f"unknown option {unknown[0]!r}", f"known here: {', '.join(known) or 'none'}"
-        )
+        raise UsageError(f"unknown option {unknown[0]!r}", f"known here: {', '.join(known) or 'none'}")
     return options(**{name: _coerce(known[name], value) for name, value in values.items()})
 
 
