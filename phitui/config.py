@@ -69,9 +69,7 @@ def load(file: Path | None = None) -> Config:
     except FileNotFoundError:
         return Config(file=file)
     except tomllib.TOMLDecodeError as error:
-        raise PhituiError(
-            f"{file}: {error}", "correct that line, or move the file away to start with defaults"
-        ) from None
+        raise PhituiError(f"{file}: {error}", "correct that line, or move the file away to get defaults") from None
     except OSError as error:
         raise PhituiError(f"cannot read {file}: {error.strerror}") from None
     try:

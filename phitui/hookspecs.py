@@ -1,4 +1,4 @@
-"""All hooks on one page. A hook discovers: it returns offers. What an offer can do is its protocol (phitui.domain.offers).
+"""All hooks on one page. A hook discovers: it returns offers. What an offer can do is its protocol (domain/offers.py).
 
 Hooks are called once, at start. They must be cheap: no heavy imports, no files, no network, no child processes.
 """

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -119,19 +119,15 @@ def _load_one(manager: pluggy.PluginManager, registry: Registry, point: EntryPoi
 
 def _register(manager: pluggy.PluginManager, module: Any, name: str) -> bool:
     manager.register(module, name)
-    unknown = sorted(
-        attribute
-        for attribute in dir(module)
-        if attribute.startswith("phitui_") and attribute not in _HOOKS and _is_hookimpl(module, attribute)
-    )
-    if unknown:
-        raise TypeError(f"unknown hook {unknown[0]!r}; hooks are: {', '.join(_HOOKS)}")
     manager.check_pending()
+    unmarked = [hook for hook in _HOOKS if callable(getattr(module, hook, None)) and not _is_hookimpl(module, hook)]
+    if unmarked:
+        raise TypeError(f"{unmarked[0]} is not decorated with @phitui.api.hookimpl, so it would never be called")
     return True
 
 
-def _is_hookimpl(module: Any, attribute: str) -> bool:
-    return hasattr(getattr(module, attribute, None), f"{hookspecs.PROJECT}_impl")
+def _is_hookimpl(module: Any, hook: str) -> bool:
+    return hasattr(getattr(module, hook), f"{hookspecs.PROJECT}_impl")
 
 
 def _collect(manager: pluggy.PluginManager, registry: Registry, module: Any, plugin: str, hook: str) -> list[str]:
@@ -219,11 +215,3 @@ def require(offer: Offer) -> None:
     state = availability(offer)
     if not state.ok:
         raise Unavailable(f"{offer.title}: {state.reason}", state.hint)
-
-
-def schemes_of(registry: Registry) -> Iterator[tuple[offers.Quantizer, Any]]:
-    """(quantizer, scheme) of every available quantizer."""
-    for quantizer in registry.quantizers:
-        if availability(quantizer).ok:
-            for scheme in quantizer.schemes():
-                yield cast(offers.Quantizer, quantizer), scheme

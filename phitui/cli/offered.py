@@ -21,7 +21,7 @@ def offered_command(context: Context, offer: Command) -> click.Command:
     @output.json_flag
     def run(as_json: bool, **values: Any) -> None:
         require(offer)
-        say = output.say if as_json else click.echo
+        say = output.say if as_json else output.speak
         document = offer.run(Facade(context), build(offer.options, flags.given(offer.options, values)), say)
         if as_json:
             output.emit(document, as_json)

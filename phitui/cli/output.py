@@ -44,6 +44,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def speak(text: str) -> None:
+    """A line for people, on stdout: for commands that print as they go and have no --json document to keep clean."""
+    click.echo(text)
+
+
 def failure(error: PhituiError, as_json: bool) -> int:
     """Show an error and return its exit code."""
     if as_json:

@@ -1,1 +1,1 @@
-"""What phitui talks about: frozen dataclasses, protocols and pure functions. Standard library only, no input or output."""
+"""What phitui talks about: frozen dataclasses, protocols, pure functions. Standard library only, no input or output."""

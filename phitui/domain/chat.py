@@ -36,7 +36,8 @@ class Sampling:
 class EngineSettings:
     """How a model is loaded. `layers` counts the output layer first, as n_gpu_layers does; -1 is all.
 
-    `flash_attention` None lets the engine decide. `kv_type` is f16, bf16, q8_0, q4_0, ... `rpc` is HOST:PORT of RPC workers.
+    `flash_attention` None lets the engine decide. `kv_type` is f16, bf16, q8_0, q4_0, ...;
+    `rpc` are HOST:PORT of RPC workers.
     """
 
     context: int = 4096

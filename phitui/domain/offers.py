@@ -32,7 +32,7 @@ class JobContext(Protocol):
     """What long work is given: a way to report and to be stopped. Safe to call from any thread."""
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Report `done` of `total` (bytes or items). Cheap: calls are thinned out. Raises Cancelled when asked to stop."""
+        """Report `done` of `total` (bytes or items); calls are thinned out. Raises Cancelled when asked to stop."""
 
     def note(self, text: str) -> None:
         """Say something a person should see in the job's log."""
@@ -53,7 +53,7 @@ class Offer(Protocol):
 
 @runtime_checkable
 class Converter(Offer, Protocol):
-    """Turns a Hugging Face checkpoint into a tensor source. `architectures` are the values of config.json it may take."""
+    """Turns a Hugging Face checkpoint into a tensor source. `architectures`: the values of config.json it may take."""
 
     architectures: tuple[str, ...]
     options: type
@@ -90,7 +90,7 @@ class Quantizer(Offer, Protocol):
         ...
 
     def encoder(self, plan: FilePlan, options: Any) -> Encoder:
-        """The function that encodes this plan's rows. Raises UsageError if the plan needs an imatrix that is missing."""
+        """The function that encodes this plan's rows. Raises UsageError if an imatrix is needed and missing."""
         ...
 
 
@@ -157,7 +157,7 @@ class Catalogue(Offer, Protocol):
 
 @dataclass(frozen=True)
 class Measures:
-    """Quality and speed of an artifact. `values` are by name (perplexity, kld_mean, ...); `source` says how they came."""
+    """Quality and speed of an artifact. `values` by name (perplexity, kld_mean, ...); `source`: how they came."""
 
     values: Mapping[str, float]
     source: str
@@ -192,7 +192,7 @@ class Phitui(Protocol):
 
     @property
     def data_dir(self) -> Path: ...
-    def build(self, source: str, scheme: str, out: Path, job: JobContext | None = None) -> Mapping[str, Any]: ...
+    def build(self, source: str, scheme: str, out: Path, **settings: Any) -> Mapping[str, Any]: ...
     def plan(self, model: str, **settings: Any) -> Mapping[str, Any]: ...
     def ask(self, model: str, prompt: str, **settings: Any) -> Mapping[str, Any]: ...
     def export(self, model: str, to: str, out: Path, **options: Any) -> Mapping[str, Any]: ...

@@ -11,7 +11,7 @@ from phitui.errors import UsageError
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme such as Q4_K_M. `bits` are nominal bits per weight; `file_type` is llama.cpp's id (general.file_type)."""
+    """A scheme such as Q4_K_M. `bits` per weight are nominal; `file_type` is llama.cpp's id (general.file_type)."""
 
     name: str
     bits: float

@@ -168,8 +168,8 @@ class Value:
         return Value(ValueType.BOOL, value)
 
     @staticmethod
-    def array(type: ValueType, values: Sequence[Any]) -> Value:
-        return Value(type, values, is_array=True)
+    def array(element: ValueType, values: Sequence[Any]) -> Value:
+        return Value(element, values, is_array=True)
 
 
 Metadata = Mapping[str, Value]
