@@ -1,4 +1,4 @@
-"""The actions as command plugins see them (the protocol phitui.domain.offers.Phitui): plain values in, plain values out."""
+"""The actions as command plugins see them (the protocol `offers.Phitui`): plain values in, plain values out."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -60,25 +60,24 @@ def _context(ctx: click.Context) -> Context:
     return context
 
 
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="phitui", message="%(prog)s %(version)s")
-@click.pass_context
-def phitui(ctx: click.Context) -> None:
+def phitui() -> None:
     """Take a Phi model from a Hugging Face checkpoint to a quantized, running and exported local model.
 
     Without a command, starts the terminal app.
     """
-    if ctx.invoked_subcommand is None:
-        from phitui.tui.app import start
-
-        start(_context(ctx))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command line and turn every outcome into an exit code."""
+def run(arguments: Sequence[str], terminal_app: Callable[[Context], None]) -> int:
+    """Run the command line, or the terminal app if there is none, and turn every outcome into an exit code."""
     as_json = "--json" in arguments
     try:
-        result = phitui.main(list(arguments), prog_name="phitui", standalone_mode=False)
+        result = None
+        if arguments:
+            result = phitui.main(list(arguments), prog_name="phitui", standalone_mode=False)
+        else:
+            terminal_app(Context())
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
