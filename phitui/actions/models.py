@@ -1,0 +1,278 @@
+"""What is on this machine, what is known about Phi models, and the facts of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from phitui.actions.context import Context
+from phitui.domain.model import Artifact, KnownModel, ModelFacts, Verdict
+from phitui.domain.text import visible
+from phitui.errors import InvalidFile, PhituiError, UsageError
+from phitui.plugins import Failure, availability
+from phitui.store.library import Entry, Library
+
+UNREADABLE = "unreadable"
+"""The architecture of an artifact whose header cannot be read; its scheme is "?". It is listed, so that it is seen."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_CONFIG_LIMIT = 8 << 20
+
+
+def library(context: Context) -> list[Artifact]:
+    """Artifacts of all finders, each file once (by its real path), sorted by name.
+
+    What a finder left empty (architecture, scheme) is read from the header, through a cache on disk. A finder that
+    fails is recorded among the plugin failures; the others go on.
+    """
+    artifacts: dict[Path, Artifact] = {}
+    with Library(context.paths.cache / "library.db") as cache:
+        for artifact in _found(context):
+            try:
+                key = artifact.path.resolve()
+                if key not in artifacts:
+                    artifacts[key] = _described(artifact, cache)
+            except (OSError, RuntimeError):
+                continue  # gone since it was found, or a loop of links
+    return sorted(artifacts.values(), key=lambda item: (item.name.lower(), str(item.path)))
+
+
+def catalogue(context: Context) -> list[KnownModel]:
+    """Known models of all catalogues, in their order; the first of two equal ids stays."""
+    known: dict[str, KnownModel] = {}
+    for offer in context.registry.catalogues:
+        if availability(offer).ok:
+            try:
+                for model in offer.models():
+                    known.setdefault(model.id, model)
+            except Exception as error:  # a stranger's code must not take the list down
+                _record(context, offer.name, "models", error)
+    return list(known.values())
+
+
+def resolve_model(context: Context, text: str) -> Path:
+    """The GGUF that `text` means: a path, or a name in the library. Raises UsageError saying what else it may be."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path.absolute()
+    if path.is_dir():
+        raise UsageError(
+            f"{visible(text)} is a directory; a GGUF file is needed here",
+            f"make one with: phitui build {visible(text)} --scheme Q4_K_M --out model.gguf",
+        )
+    artifact = named(context, text)
+    if artifact is None:
+        raise _unknown(context, text)
+    if artifact.kind != "gguf":
+        raise UsageError(
+            f"{artifact.name} is a checkpoint; a GGUF file is needed here",
+            f"make one with: phitui build {artifact.path} --scheme Q4_K_M --out model.gguf",
+        )
+    return artifact.path
+
+
+def named(context: Context, text: str) -> Artifact | None:
+    """The artifact of that name in the library (".gguf" may be left out; case counts only to tell two apart).
+
+    None if there is none; UsageError if there are several.
+    """
+    artifacts = library(context)
+    for fold in (str, str.lower):
+        wanted = fold(text)
+        found = [a for a in artifacts if wanted in (fold(a.name), fold(a.name).removesuffix(".gguf"))]
+        if len(found) > 1:
+            raise UsageError(
+                f"{len(found)} models are named {visible(text)!r}",
+                "give the path of one: " + ", ".join(str(artifact.path) for artifact in found[:5]),
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def inspect(context: Context, source: str) -> ModelFacts:
+    """Facts of one model, from its header or config.json alone: GGUF file, checkpoint directory, library name, Hub id.
+
+    All strings are shown with control characters made visible. Checkpoints carry the converters' verdict.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        artifact = named(context, source)
+        if artifact is None and is_hub_id(source):
+            from phitui.hub import fetch_config
+
+            return _clean(_config_facts(context, fetch_config(source), source, 0))
+        if artifact is None:
+            raise _unknown(context, source)
+        path = artifact.path
+    if path.is_dir():
+        return _clean(_config_facts(context, read_config(path / "config.json"), path.resolve().name, _weights(path)))
+    if path.suffix == ".json":
+        return _clean(_config_facts(context, read_config(path), path.absolute().parent.name, _weights(path.parent)))
+    from phitui.gguf.facts import facts_from_header
+    from phitui.gguf.header import read_header
+
+    return _clean(facts_from_header(read_header(path)))
+
+
+def judge(context: Context, config: Mapping[str, Any]) -> Verdict:
+    """Whether some converter here takes a checkpoint with this config.json. Never raises for a strange config."""
+    architecture = architecture_of(config)
+    refused: Verdict | None = None
+    for converter in context.registry.converters:
+        if architecture in converter.architectures:
+            verdict = converter.inspect(config)
+            if verdict.ok:
+                return verdict
+            refused = refused or verdict
+    return refused or _unsupported(context, architecture)
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """`architectures[0]` of a config.json; empty if there is none."""
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text can be a Hub repo id, ORG/NAME or ORG/NAME@REVISION."""
+    return _HUB_ID.fullmatch(text) is not None and not text.endswith(".gguf")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json. Raises InvalidFile or UsageError saying what is wrong with it."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_CONFIG_LIMIT + 1)
+    except FileNotFoundError:
+        raise InvalidFile(
+            f"{path.parent} has no {path.name}: it is not a checkpoint",
+            "a checkpoint is a directory with config.json, *.safetensors and the tokenizer",
+        ) from None
+    except OSError as error:
+        raise PhituiError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > _CONFIG_LIMIT:
+        raise InvalidFile(f"{path} is over {_CONFIG_LIMIT >> 20} MiB: that is no config.json")
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(f"{path} is not JSON: {error}", "download the file again") from None
+    if not isinstance(config, dict):
+        raise InvalidFile(f"{path} holds a {type(config).__name__}, not an object", "download the file again")
+    return config
+
+
+def _found(context: Context) -> Iterable[Artifact]:
+    for finder in context.registry.finders:
+        if availability(finder).ok:
+            try:
+                yield from finder.find()
+            except Exception as error:  # a stranger's code must not take the list down
+                _record(context, finder.name, "find", error)
+
+
+def _record(context: Context, name: str, stage: str, error: Exception) -> None:
+    failure = Failure(name, stage, f"{type(error).__name__}: {error}", traceback.format_exc())
+    if all((old.plugin, old.stage, old.error) != (name, stage, failure.error) for old in context.registry.failures):
+        context.registry.failures.append(failure)
+
+
+def _described(artifact: Artifact, cache: Library) -> Artifact:
+    if not artifact.architecture:
+        source = artifact.path if artifact.kind == "gguf" else artifact.path / "config.json"
+        entry = cache.entry(source, _read_gguf if artifact.kind == "gguf" else _read_checkpoint)
+        architecture = entry.facts.architecture if entry.facts else UNREADABLE
+        scheme = entry.facts.scheme if entry.facts else "?"
+        artifact = dataclasses.replace(artifact, architecture=architecture, scheme=artifact.scheme or scheme)
+    return dataclasses.replace(
+        artifact,
+        name=visible(artifact.name),
+        architecture=visible(artifact.architecture),
+        scheme=visible(artifact.scheme),
+    )
+
+
+def _read_gguf(path: Path) -> Entry:
+    from phitui.gguf.facts import facts_from_header
+    from phitui.gguf.header import read_header
+
+    try:
+        return Entry(path, facts_from_header(read_header(path)))
+    except PhituiError as error:
+        return Entry(path, None, error.message)
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        return Entry(path, None, f"{type(error).__name__}: {error}")
+
+
+def _read_checkpoint(path: Path) -> Entry:
+    from phitui.gguf.facts import facts_from_config
+
+    try:
+        config = read_config(path)
+        facts = facts_from_config(config, path.parent.name)
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "")
+        names = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+        architecture = architecture_of(config) or facts.architecture
+        return Entry(path, dataclasses.replace(facts, architecture=architecture, scheme=names.get(dtype, dtype)))
+    except PhituiError as error:
+        return Entry(path, None, error.message)
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        return Entry(path, None, f"{type(error).__name__}: {error}")
+
+
+def _config_facts(context: Context, config: dict[str, Any], name: str, size: int) -> ModelFacts:
+    from phitui.gguf.facts import facts_from_config
+
+    return dataclasses.replace(facts_from_config(config, name, size), verdict=judge(context, config))
+
+
+def _weights(directory: Path) -> int:
+    """Bytes of all safetensors files of a checkpoint."""
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors") if file.is_file())
+
+
+def _unsupported(context: Context, architecture: str) -> Verdict:
+    if not architecture:
+        return Verdict(False, 'its config.json names no "architectures"')
+    for known in catalogue(context):
+        if known.architecture == architecture and not known.verdict.ok:
+            return known.verdict
+    supported = sorted({name for converter in context.registry.converters for name in converter.architectures})
+    nearest = difflib.get_close_matches(architecture, supported, 1, 0.0)
+    known_text = f"supported: {', '.join(supported)}" if supported else "no converter plugin is loaded"
+    return Verdict(False, f"no converter takes {visible(architecture)} ({known_text})", nearest[0] if nearest else "")
+
+
+def _unknown(context: Context, text: str) -> UsageError:
+    shown = visible(text)
+    if is_hub_id(text):
+        return UsageError(f"there is no {shown} on this machine", f"download it first: phitui pull {shown}")
+    names = [artifact.name for artifact in library(context)]
+    close = difflib.get_close_matches(text, names, 3)
+    hint = f"did you mean: {', '.join(close)}" if close else "phitui models lists what is on this machine"
+    return UsageError(f"{shown} is neither a file nor a model in the library", hint)
+
+
+def _clean(facts: ModelFacts) -> ModelFacts:
+    """The same facts, all strings inside made safe to print."""
+    cleaned: ModelFacts = _printable(facts)
+    return cleaned
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_printable(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _printable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **fields)
+    return value

@@ -1,0 +1,53 @@
+"""`phitui models`."""
+
+from __future__ import annotations
+
+import click
+
+from phitui.actions import models as actions
+from phitui.actions.context import Context
+from phitui.cli import output
+from phitui.domain.model import Artifact, KnownModel
+
+
+def command(context: Context) -> click.Command:
+    @click.command("models")
+    @output.json_flag
+    def models(as_json: bool) -> None:
+        """What is on this machine, and the catalogue of known models with verdicts."""
+        library, known = actions.library(context), actions.catalogue(context)
+        document = {
+            "library": library,
+            "catalogue": [
+                {**vars(model), "verdict": verdict(model), "reason": model.verdict.reason} for model in known
+            ],
+        }
+        for row, model in zip(document["catalogue"], known, strict=True):
+            row["nearest"] = model.verdict.nearest
+        output.emit(document, as_json, _text(library, known))
+
+    return models
+
+
+def verdict(model: KnownModel) -> str:
+    """A verdict in one word, as scripts get it."""
+    return "convertible" if model.verdict.ok else "unsupported"
+
+
+def _text(library: list[Artifact], known: list[KnownModel]) -> str:
+    lines = ["On this machine"]
+    if library:
+        rows = [(a.name, a.architecture, a.scheme, output.size(a.size), a.found_by, str(a.path)) for a in library]
+        lines.append(output.table(("name", "architecture", "scheme", "size", "found by", "path"), rows, right=(3,)))
+    else:
+        lines.append("  nothing yet: phitui pull downloads a checkpoint, phitui build makes a GGUF of it")
+    lines += ["", "Catalogue"]
+    rows = [(m.id, m.parameters, f"{m.context_length:,}", "yes" if m.verdict.ok else "no", _why(m)) for m in known]
+    lines.append(output.table(("id", "parameters", "context", "converts", ""), rows, right=(1, 2)))
+    return "\n".join(lines)
+
+
+def _why(model: KnownModel) -> str:
+    if model.verdict.ok:
+        return model.note
+    return model.verdict.reason + (f"; nearest: {model.verdict.nearest}" if model.verdict.nearest else "")
