@@ -6,7 +6,7 @@ Constructing an offer must be cheap: heavy imports belong inside its methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -123,8 +123,8 @@ class Session(Protocol):
 class Engine(Offer, Protocol):
     """Runs a model. phitui calls `open` in a child process of its own, so native code may crash there."""
 
-    def open(self, model: Path, settings: EngineSettings) -> Session:
-        """Load the model. Raises PhituiError with a hint where it cannot."""
+    def open(self, model: Path, settings: EngineSettings, progress: Callable[[float], None]) -> Session:
+        """Load the model; call `progress` with the part loaded (0 to 1). Raises PhituiError with a hint where it cannot."""
         ...
 
 
