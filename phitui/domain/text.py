@@ -1,20 +1,27 @@
-"""Text that came from a model or a file, made safe to show on a terminal."""
+"""Text that comes from model files and configs, made safe to print."""
 
 from __future__ import annotations
 
-_HIDDEN = (
-    *range(0x00, 0x09),  # C0 without tab and newline: ESC starts every terminal command
-    *range(0x0B, 0x20),
-    *range(0x7F, 0xA0),  # DEL and C1: 0x9B alone is a terminal command in some terminals
-    *range(0x202A, 0x202F),  # bidirectional embeddings and overrides: they reorder what stands beside them
-    *range(0x2066, 0x206A),  # bidirectional isolates
-)
-_TABLE = dict.fromkeys(_HIDDEN)
+import unicodedata
+
+_DIRECTION = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+"""Embeddings, overrides and isolates of text direction: they can make a line read as another (Unicode TR 36)."""
 
 
-def visible(text: str) -> str:
-    """`text` without control characters (but newline and tab) and without bidirectional overrides.
+def visible(text: str, keep: str = "") -> str:
+    """`text` with what could move the cursor, ring, or reverse the line replaced by its code: ESC becomes \\x1b.
 
-    Joiners and direction marks stay: Persian, Arabic, Hebrew and emoji need them. Works piece by piece on a stream.
+    Characters in `keep` (such as newline and tab) stay. Letters, marks and joiners of all scripts stay.
     """
-    return text.translate(_TABLE)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if char in keep or not _unsafe(char) else _code(char) for char in text)
+
+
+def _unsafe(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or ord(char) in _DIRECTION
+
+
+def _code(char: str) -> str:
+    number = ord(char)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
