@@ -1,0 +1,79 @@
+"""Float conversions, as convert_hf_to_gguf.py and llama.cpp do them, on whole buffers.
+
+BF16 is the upper half of an F32. Rounding to BF16 is to nearest, ties to even; a NaN stays a (quiet) NaN
+(ggml-impl.h, ggml_compute_fp32_to_bf16). F16 is IEEE 754's, rounded the same way; too large values become infinite.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phitui.domain.tensors import TensorType
+from phitui.errors import PhituiError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+_F32_INFINITY = 0x7F80_0000
+
+
+def widen(buffer: Any, type: TensorType) -> Floats:
+    """The values of a buffer of F32, F16, BF16 or a quantized type, as a flat float32 array.
+
+    Raises PhituiError for a type that cannot be decoded here.
+    """
+    if type is TensorType.F32:
+        return np.frombuffer(buffer, np.float32)
+    if type is TensorType.F16:
+        return np.frombuffer(buffer, np.float16).astype(np.float32)
+    if type is TensorType.BF16:
+        halves = np.frombuffer(buffer, np.uint16)
+        wide = halves.astype(np.uint32)
+        np.left_shift(wide, 16, out=wide)
+        return wide.view(np.float32)
+    return _dequantize(buffer, type)
+
+
+def narrow(values: Floats, type: TensorType) -> memoryview:
+    """Float32 values encoded as F32, F16 or BF16. Raises PhituiError for another type."""
+    values = np.ascontiguousarray(values, np.float32).reshape(-1)
+    if type is TensorType.F32:
+        return memoryview(values).cast("B")
+    if type is TensorType.F16:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return memoryview(values.astype(np.float16)).cast("B")
+    if type is TensorType.BF16:
+        return memoryview(_to_bf16(values)).cast("B")
+    raise PhituiError(f"{type.name} is not a float type; it needs an encoder")
+
+
+def _to_bf16(values: Floats) -> NDArray[np.uint16]:
+    bits = values.view(np.uint32)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    halves = rounded.astype(np.uint16)
+    nan = (bits & 0x7FFF_FFFF) > _F32_INFINITY
+    if nan.any():
+        halves[nan] = (bits[nan] >> 16).astype(np.uint16) | 0x40
+    return halves
+
+
+def _dequantize(buffer: Any, type: TensorType) -> Floats:
+    """Decode a quantized type with the gguf package."""
+    import gguf
+
+    try:
+        kind = gguf.GGMLQuantizationType(int(type))
+        values: Floats = gguf.quants.dequantize(np.frombuffer(buffer, np.uint8).reshape(-1, type.block_bytes), kind)
+    except (ValueError, NotImplementedError):
+        raise PhituiError(
+            f"tensors of type {type.name} cannot be decoded", "start from the checkpoint instead"
+        ) from None
+    return values.reshape(-1)
