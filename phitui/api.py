@@ -21,7 +21,7 @@ from phitui.domain.chat import (
     chat_format,
     format_named,
 )
-from phitui.domain.hardware import BackendReport, Device
+from phitui.domain.hardware import BackendReport, Device, MemoryBuffer
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Rope, Verdict
 from phitui.domain.offers import (
     Availability,
@@ -36,6 +36,7 @@ from phitui.domain.offers import (
     Finder,
     JobContext,
     Measures,
+    MemoryProbe,
     Phitui,
     Quantizer,
     Say,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from phitui.engine.template import render_chat
     from phitui.gguf.header import Header, encode_header, read_header
     from phitui.gguf.safetensors import Checkpoint, open_checkpoint
+    from phitui.gguf.safetensors_writer import write_safetensors
     from phitui.gguf.writer import write_gguf
 
 _LAZY = {
@@ -83,6 +85,7 @@ _LAZY = {
     "Checkpoint": "phitui.gguf.safetensors",
     "open_checkpoint": "phitui.gguf.safetensors",
     "write_gguf": "phitui.gguf.writer",
+    "write_safetensors": "phitui.gguf.safetensors_writer",
     "render_chat": "phitui.engine.template",
     "modelfiles": "phitui.config",
     "plugin_folders": "phitui.config",
@@ -122,6 +125,8 @@ __all__ = [
     "JobContext",
     "KnownModel",
     "Measures",
+    "MemoryBuffer",
+    "MemoryProbe",
     "Message",
     "Metadata",
     "ModelFacts",
@@ -160,6 +165,7 @@ __all__ = [
     "read_header",
     "render_chat",
     "write_gguf",
+    "write_safetensors",
 ]
 
 

@@ -38,3 +38,18 @@ class BackendReport:
     install: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class MemoryBuffer:
+    """What the engine would allocate in one kind of buffer; bytes. `name` is ggml's buffer type (CPU_REPACK, CUDA0).
+
+    `device` is the Device that owns it; empty for host memory and for every type that belongs to no device.
+    `weights` is None where the engine tells only the compute buffers. Output buffers count as compute.
+    """
+
+    name: str
+    device: str
+    compute: int
+    weights: int | None = None
+    kv: int | None = None

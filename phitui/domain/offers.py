@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from phitui.domain.bundle import Bundle, ExportModel
 from phitui.domain.chat import Chunk, EngineSettings, Message, Sampling, SessionInfo
-from phitui.domain.hardware import BackendReport
+from phitui.domain.hardware import BackendReport, Device, MemoryBuffer
 from phitui.domain.model import Artifact, KnownModel, Verdict
 from phitui.domain.quant import Scheme
 from phitui.domain.tensors import FilePlan, PlannedTensor, TensorSource
@@ -100,6 +100,19 @@ class Backend(Offer, Protocol):
 
     def probe(self) -> BackendReport:
         """Look at the engine and the machine. Must not load native code into this process: use a child process."""
+        ...
+
+
+@runtime_checkable
+class MemoryProbe(Protocol):
+    """A backend may also be one: it asks the engine, in a child process that stays warm, what a load would allocate."""
+
+    def workers(self, rpc: Sequence[str]) -> Sequence[Device]:
+        """The devices of RPC workers (HOST:PORT each). Raises PhituiError for one that does not answer within 3 s."""
+        ...
+
+    def measure(self, model: Path, settings: EngineSettings) -> Sequence[MemoryBuffer]:
+        """The buffers of a load with these settings, without allocating them. Raises PhituiError where it cannot."""
         ...
 
 

@@ -1,0 +1,194 @@
+"""Plan a model on this machine, or on one that is described.
+
+The engine is asked for its devices and, if wished, for its compute buffers through the Backend and MemoryProbe
+protocols; this module knows no plugin. Without an engine the machine's RAM is the only device and formulas answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from phitui.actions.context import Context
+from phitui.actions.models import resolve_model
+from phitui.domain import offload
+from phitui.domain.chat import EngineSettings
+from phitui.domain.hardware import Device, MemoryBuffer
+from phitui.domain.offers import MemoryProbe
+from phitui.domain.offload import OffloadPlan, PlanRequest
+from phitui.domain.placement import ModelMemory, model_memory
+from phitui.errors import PhituiError, Unavailable, UsageError
+from phitui.plugins import availability
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_RAM_NAMES = ("ram", "cpu", "host")
+
+
+def plan(ctx: Context, request: PlanRequest, probe: bool = True) -> OffloadPlan:
+    """Plan `request.model` (a GGUF path or a name in the library).
+
+    With `probe` the engine is asked for its compute buffers (tens of milliseconds once its child process is warm);
+    without, they are estimated in microseconds. Raises UsageError for a request no machine could carry out,
+    Unavailable where RPC workers are named and no engine can reach them.
+    """
+    path = resolve_model(ctx, request.model)
+    model = memory_of(path)
+    if request.devices:
+        if request.rpc:
+            raise UsageError("--device describes another machine; --rpc asks real workers", "use one of the two")
+        machine, note = described(request.devices, devices(ctx))
+        made = offload.plan(model, machine, request)
+        return _with_warnings(made, note) if note else made
+    machine = devices(ctx)
+    prober = memory_probe(ctx)
+    if request.rpc:
+        if prober is None:
+            raise Unavailable("no engine here can use RPC workers", "phitui doctor says how to install one that can")
+        machine = [*prober.workers(request.rpc), *machine]
+    return (
+        _measured(model, machine, request, path, prober) if probe and prober else offload.plan(model, machine, request)
+    )
+
+
+def _measured(
+    model: ModelMemory, machine: Sequence[Device], request: PlanRequest, path: Path, prober: MemoryProbe
+) -> OffloadPlan:
+    failures: list[str] = []
+
+    def measure(settings: EngineSettings) -> Sequence[MemoryBuffer] | None:
+        if failures:
+            return None
+        try:
+            return prober.measure(path, settings)
+        except PhituiError as error:
+            failures.append(error.message)
+            return None
+
+    made = offload.plan(model, machine, request, measure)
+    if failures:
+        made = offload.plan(model, machine, request)
+        return _with_warnings(made, f"compute buffers are estimated: {failures[0]}")
+    return made
+
+
+def _with_warnings(made: OffloadPlan, *more: str) -> OffloadPlan:
+    from dataclasses import replace
+
+    return replace(made, warnings=(*made.warnings, *more))
+
+
+def devices(ctx: Context) -> list[Device]:
+    """The devices of this machine as the engine lists them; without an engine, its RAM. Asked once per process."""
+    found: dict[str, Device] = {}
+    for backend in ctx.registry.backends:
+        if availability(backend).ok:
+            for device in backend.probe().devices:
+                found.setdefault(device.name, device)
+    if not any(device.kind == "cpu" for device in found.values()):
+        found["CPU"] = _ram()
+    return list(found.values())
+
+
+def memory_probe(ctx: Context) -> MemoryProbe | None:
+    """The first backend that can ask the engine what a load would allocate."""
+    for backend in ctx.registry.backends:
+        if isinstance(backend, MemoryProbe) and availability(backend).ok:
+            return backend
+    return None
+
+
+def memory_of(path: Path) -> ModelMemory:
+    """What planning needs of a GGUF; cached by path, size and time, so that a slider does not read the file again."""
+    stat = path.stat()
+    return _memory_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _memory_of(path: Path, size: int, modified: int) -> ModelMemory:
+    from phitui.gguf.facts import facts_from_header
+    from phitui.gguf.header import read_header
+
+    header = read_header(path)
+    return model_memory(facts_from_header(header), [(tensor.name, tensor.size) for tensor in header.tensors])
+
+
+def described(specs: Sequence[str], here: Sequence[Device]) -> tuple[list[Device], str]:
+    """The machine of some --device texts, and a remark about it. "RAM=16GiB" is its memory, others are GPUs.
+
+    Raises UsageError for a text that is not NAME=SIZE.
+    """
+    machine = [_described(text, number) for number, text in enumerate(specs)]
+    names = [device.name for device in machine]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            "two --device have the same name", "name them, for example: --device 'A=24GiB' --device 'B=24GiB'"
+        )
+    if any(device.kind == "cpu" for device in machine):
+        return machine, ""
+    ram = offload.host_of(here)
+    return [*machine, ram], 'RAM is this machine\'s; describe another with --device "RAM=32GiB"'
+
+
+def _described(text: str, number: int) -> Device:
+    name, found, amount = text.rpartition("=")
+    size = parse_size(amount) if found else None
+    if size is None or not name.strip():
+        raise UsageError(
+            f"--device {text!r} is not NAME=SIZE", 'for example: --device "RTX 4070=12GiB" --device "RAM=32GiB"'
+        )
+    kind = "cpu" if name.strip().lower() in _RAM_NAMES else "gpu"
+    return Device(name.strip(), "given", "cpu" if kind == "cpu" else "gpu", text, size, size, "given")
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of "24GiB", "24G", "24 GB" or "123456789"; None if it is no size. Units are binary, as tools show VRAM."""
+    match = _SIZE.fullmatch(text.strip())
+    return int(float(match[1]) * _UNITS[match[2].upper()]) if match and float(match[1]) > 0 else None
+
+
+def _ram() -> Device:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Device("CPU", "cpu", "cpu", "RAM", memory.total, memory.available, "measured")
+
+
+def as_document(made: OffloadPlan) -> dict[str, Any]:
+    """The plan as the JSON contract of `phitui plan --json`; sizes are bytes."""
+    return {
+        "model": made.model,
+        "n_gpu_layers": made.n_gpu_layers,
+        "layers_total": made.layers_total,
+        "n_ctx": made.n_ctx,
+        "context_length": made.context_length,
+        "original_context": made.original_context,
+        "rope": made.rope,
+        "kv_type": made.kv_type,
+        "flash_attention": made.flash_attention,
+        "n_batch": made.batch,
+        "n_ubatch": made.ubatch,
+        "rpc": list(made.rpc),
+        "fits": made.fits,
+        "margin": made.margin,
+        "devices": [
+            {
+                "name": row.name,
+                "backend": row.backend,
+                "kind": row.kind,
+                "total": row.total,
+                "free": row.free,
+                "weights": row.weights,
+                "kv": row.kv,
+                "compute": row.compute,
+                "sum": row.sum,
+                "fits": row.fits,
+            }
+            for row in made.devices
+        ],
+        "how": dict(made.how),
+        "warnings": list(made.warnings),
+    }
