@@ -1,0 +1,110 @@
+"""`python -m phitui.jobs.runner DIR [LOCK]`: the detached process of one job.
+
+Nothing heavy is imported before the job is marked running. The task's outcome becomes the last event; whatever else
+happens (a kill, an abort in native code), the lock goes free without one, which readers call "interrupted".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from phitui.errors import Cancelled, PhituiError
+from phitui.jobs import journal, lock
+from phitui.jobs.context import RunnerContext
+from phitui.jobs.launch import check_task
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job; returns the exit code of the process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    directory = Path(arguments[0])
+    held = _hold(directory, int(arguments[1]) if len(arguments) > 1 else None)
+    if held is None:
+        sys.stderr.write("this job is already running\n")
+        return 1
+    request = journal.read_request(directory)
+    reader = journal.EventReader(directory)
+    reader.skim()
+    events = journal.EventWriter(directory)
+    attempt = reader.fold.attempt
+    events.write("state", state="running", attempt=attempt, pid=os.getpid())
+    sys.stderr.write(f"--- attempt {attempt}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    sys.stderr.flush()
+    context = RunnerContext(directory, events, lambda: _hard_stop(events, attempt))
+    context.watch()
+    outcome = _run(request, context)
+    context.end()
+    events.write("state", attempt=attempt, **outcome)
+    return {"done": 0, "cancelled": 130}.get(outcome["state"], 1)
+
+
+def _hold(directory: Path, inherited: int | None) -> int | None:
+    """The lock's descriptor, kept to this process: a forked child would keep the job alive after us."""
+    held = lock.acquire(directory / lock.NAME, patience=0.3) if inherited is None else inherited
+    if held is not None:
+        os.set_inheritable(held, False)
+        os.register_at_fork(after_in_child=lambda: os.close(held))
+    return held
+
+
+def _run(request: dict[str, Any], context: RunnerContext) -> dict[str, Any]:
+    """The final event's values."""
+    try:
+        result = _task(request["task"])(request["request"], context)
+        return {"state": "done", "result": result if result is not None else {}}
+    except Cancelled:
+        return {"state": "cancelled"}
+    except BaseException as error:
+        if not isinstance(error, PhituiError):
+            traceback.print_exc()
+        if context.stopping:
+            return {"state": "cancelled"}
+        return {"state": "failed", "error": _explain(error)}
+
+
+def _task(name: str) -> Any:
+    check_task(name)
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
+
+
+def _explain(error: BaseException) -> dict[str, str]:
+    if isinstance(error, PhituiError):
+        return {"message": error.message, "hint": error.hint}
+    if isinstance(error, MemoryError):
+        return {
+            "message": "the machine has not enough free memory for this",
+            "hint": "close other programs, then resume",
+        }
+    kind = (
+        "the task ended the process" if isinstance(error, SystemExit) else f"unexpected error: {type(error).__name__}"
+    )
+    return {
+        "message": f"{kind}: {error}",
+        "hint": "this is a defect of phitui or a plugin; details are in the job's log",
+    }
+
+
+def _hard_stop(events: journal.EventWriter, attempt: int) -> None:
+    """End a task that does not react to a cancel, with the children it started; called by the watcher."""
+    if not events.write("state", state="cancelled", attempt=attempt):
+        return
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            os.killpg(os.getpgid(0), signal.SIGTERM)  # we handle it, our children end
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # whatever threads the task left behind

@@ -1,0 +1,70 @@
+"""Harmless tasks for tests of jobs: each is `(request, job) -> dict` like those below phitui.actions."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from phitui.domain.offers import JobContext
+from phitui.errors import PhituiError
+
+
+def echo(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Returns the request."""
+    job.note("hello")
+    return {"request": request, "cwd": str(Path.cwd()), "sid": os.getsid(0), "pid": os.getpid()}
+
+
+def count(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Counts to `steps` with `pause` seconds between, and remembers in the file `memory` how far it came."""
+    memory = Path(request["memory"]) if "memory" in request else None
+    first = int(memory.read_text()) if memory and memory.exists() else 0
+    for step in range(first, request["steps"]):
+        job.progress(step, request["steps"], f"step {step}")
+        time.sleep(request.get("pause", 0.0))
+        if memory:
+            memory.write_text(str(step + 1))
+    job.progress(request["steps"], request["steps"], "counted")
+    return {"first": first, "steps": request["steps"]}
+
+
+def sleep(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """One long call that never looks at the job, like native code."""
+    time.sleep(request["seconds"])
+    return {}
+
+
+def stuck(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Native sleep that keeps the interpreter's lock, so that no Python thread can run."""
+    import ctypes
+
+    ctypes.PyDLL(None).sleep(int(request["seconds"]))
+    return {}
+
+
+def fail(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Fails the way `how` says."""
+    how = request["how"]
+    if how == "expected":
+        raise PhituiError("the disk is made of cheese", "buy another")
+    if how == "unexpected":
+        raise RuntimeError("surprise")
+    if how == "exit":
+        sys.exit(3)
+    if how == "hard exit":
+        os._exit(0)
+    if how == "abort":
+        os.abort()
+    raise AssertionError(how)
+
+
+def chatter(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Writes to stdout, to stderr and past Python, and reports progress `calls` times as fast as it can."""
+    print("from print")  # noqa: T201 - that is the point
+    os.write(2, b"from native code\n")
+    for call in range(request.get("calls", 0)):
+        job.progress(call, request["calls"])
+    return {}
