@@ -1,4 +1,4 @@
-"""Write a safetensors file: an 8-byte little-endian length, a JSON header, then the tensors' bytes one after the other."""
+"""Write a safetensors file: an 8-byte little-endian length, a JSON header, then the bytes of the tensors."""
 
 from __future__ import annotations
 
