@@ -280,7 +280,8 @@ class PlannedTensor:
 class FilePlan:
     """A GGUF file, complete but for its tensor data. Everything about its size is exact.
 
-    `needs_imatrix` names the tensors whose type cannot be encoded without an importance matrix.
+    `needs_imatrix` names the tensors whose type cannot be encoded without an importance matrix. `refused` says why
+    this file cannot be written from this source at all; it is empty for a plan that can.
     """
 
     scheme: str
@@ -289,6 +290,7 @@ class FilePlan:
     alignment: int = ALIGNMENT
     needs_imatrix: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    refused: str = ""
 
     @property
     def data_size(self) -> int:

@@ -1,0 +1,129 @@
+"""The offer: llama.cpp's schemes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from phitui.api import (
+    Availability,
+    Encoder,
+    FilePlan,
+    Scheme,
+    TensorSource,
+    UsageError,
+    Value,
+    place,
+)
+from phitui_quantize import library
+from phitui_quantize.ask import Answer, ask
+from phitui_quantize.imatrix import Imatrix, no_imatrix, read_imatrix
+from phitui_quantize.options import QuantizeOptions
+
+QUANTIZATION_VERSION = 2
+"""GGML_QNT_VERSION (ggml.h)."""
+
+
+class LlamaQuantizer:
+    """Every scheme of the installed llama.cpp whose default type is not a plain float."""
+
+    name = "llama.cpp"
+    title = "llama.cpp quantization"
+    options: type = QuantizeOptions
+
+    def available(self) -> Availability:
+        return library.available()
+
+    def schemes(self) -> Sequence[Scheme]:
+        """All schemes, from large to small; bits are those of a Phi-3-mini, mixture included."""
+        return _schemes(str(library.ggml_base()))
+
+    def plan(self, source: TensorSource, schemes: Sequence[str], options: QuantizeOptions) -> Mapping[str, FilePlan]:
+        """The exact file for each scheme. A scheme that cannot be had for this source has `refused` set."""
+        matrix = read_imatrix(options.imatrix) if options.imatrix else no_imatrix()
+        names = [name.upper() for name in schemes]
+        answers = ask(source, names, options.as_request(), matrix.sizes if matrix.weights else None)
+        unknown = [name for name in names if name not in answers]
+        if unknown:
+            raise UsageError(f"llama.cpp has no scheme {unknown[0]!r}", "phitui schemes lists them")
+        return {name: file_plan(source, name, answers[name], options, matrix) for name in names}
+
+    def encoder(self, plan: FilePlan, options: QuantizeOptions) -> Encoder:
+        """ggml's row encoder. Raises UsageError for a plan that was refused or lacks an imatrix."""
+        from phitui_quantize.encode import RowEncoder
+
+        if plan.refused:
+            raise UsageError(plan.refused)
+        matrix = read_imatrix(options.imatrix) if options.imatrix else no_imatrix()
+        encoder = RowEncoder({t.name: matrix.values(t) for t in plan.tensors if matrix.values(t) is not None})
+        lacking = plan.needs_imatrix[0] if plan.needs_imatrix else encoder.check(plan)
+        if lacking:
+            raise UsageError(
+                f"{plan.scheme} needs an importance matrix (for {lacking})",
+                "give one with --imatrix FILE, or choose a scheme that needs none: phitui schemes",
+            )
+        return encoder
+
+
+@lru_cache(maxsize=4)
+def _schemes(_library: str) -> tuple[Scheme, ...]:
+    """Asked once per process and library."""
+    from phitui_quantize.reference import reference_source
+
+    source, found = reference_source(), []
+    for name, answer in ask(source, None, {}).items():
+        plan = file_plan(source, name, answer, QuantizeOptions(), no_imatrix())
+        if plan.refused or all(tensor.type.is_float for tensor in plan.tensors):
+            continue
+        main = max(plan.tensors, key=lambda tensor: sum(t.size for t in plan.tensors if t.type == tensor.type)).type
+        found.append(
+            Scheme(
+                name, round(plan.bits_per_weight, 2), answer.file_type, bool(plan.needs_imatrix), f"mostly {main.name}"
+            )
+        )
+    return tuple(sorted(found, key=lambda scheme: (-scheme.bits, scheme.name)))
+
+
+def file_plan(source: TensorSource, scheme: str, answer: Answer, options: QuantizeOptions, matrix: Imatrix) -> FilePlan:
+    """llama.cpp's answer as a plan, with the keys that llama-quantize sets."""
+    metadata = {key: value for key, value in source.metadata.items() if not key.startswith("split.")} | {
+        "general.file_type": Value.u32(answer.file_type),
+        "general.quantization_version": Value.u32(QUANTIZATION_VERSION),
+        **matrix.metadata(),
+    }
+    if answer.error:
+        refused = f"llama.cpp has no {scheme} for this model: {answer.error}"
+        return FilePlan(scheme, metadata, (), notes=tuple(source.notes), refused=refused)
+    tensors = place([(tensor, *answer.tensors[tensor.name]) for tensor in source.tensors])
+    notes = _notes(source, options)
+    plan = FilePlan(scheme, metadata, tensors, needs_imatrix=answer.needs_imatrix, notes=notes)
+    return replace(plan, refused=_refusal(plan, options))
+
+
+def _refusal(plan: FilePlan, options: QuantizeOptions) -> str:
+    again = [t for t in plan.tensors if t.type != t.source.stored and not t.source.stored.is_float]
+    if again and not options.allow_requantize:
+        return (
+            f"the source is quantized already ({again[0].name} is {again[0].source.stored.name}), and quantizing it again "
+            "costs quality. Build from the checkpoint or a BF16 GGUF, or accept the loss with --allow-requantize"
+        )
+    if plan.substitutions and not options.substitutions:
+        first = plan.substitutions[0]
+        wanted = first.wanted.name if first.wanted else "?"
+        return (
+            f"{plan.scheme} needs {len(plan.substitutions)} substitute types for this model (the first: {first.name} as "
+            f"{first.type.name} in place of {wanted}), and --no-substitutions refuses them"
+        )
+    return ""
+
+
+def _notes(source: TensorSource, options: QuantizeOptions) -> tuple[str, ...]:
+    """Overrides that match nothing are worth a sentence: llama.cpp ignores them silently."""
+    idle = [
+        text
+        for text, item in zip(options.override, options.overrides(), strict=True)
+        if not any(re.search(item.pattern, tensor.name) for tensor in source.tensors)
+    ]
+    return (*source.notes, *(f"--override {text!r} matches no tensor" for text in idle))
