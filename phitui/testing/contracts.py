@@ -1,0 +1,138 @@
+"""What every offer of a kind must do, as test classes to subclass. phitui's own plugins pass the same ones.
+
+Each class needs a fixture `offer` that returns the offer. `ConverterContract` also needs `checkpoint`, a directory it
+can open; `ExporterContract` needs `model`, an ExportModel.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phitui.domain import options as declared
+from phitui.domain.bundle import Bundle, ExportModel
+from phitui.domain.hardware import BackendReport
+from phitui.domain.model import Artifact, KnownModel, Verdict
+from phitui.domain.offers import Availability
+from phitui.domain.quant import Scheme
+from phitui.errors import PhituiError
+
+
+class OfferContract:
+    """What all offers share."""
+
+    @pytest.fixture
+    def offer(self) -> Any:
+        raise NotImplementedError("override the fixture `offer`")
+
+    def test_name_is_an_identifier(self, offer: Any) -> None:
+        assert re.fullmatch(r"[a-z][a-z0-9_-]*", offer.name)
+        assert offer.title.strip()
+
+    def test_available_answers(self, offer: Any) -> None:
+        state = offer.available()
+        assert isinstance(state, Availability)
+        assert state.ok or state.reason, "an offer that is not available says why"
+
+    def test_options_can_be_rendered(self, offer: Any) -> None:
+        if hasattr(offer, "options"):
+            specs = declared.specs(offer.options)
+            assert all(spec.help for spec in specs), "every option has a help text"
+            assert declared.plain(offer.options()) == {}, "defaults are the defaults"
+
+
+class ConverterContract(OfferContract):
+    """A converter judges any config without raising, and opens a checkpoint it accepts."""
+
+    @pytest.fixture
+    def checkpoint(self) -> Path:
+        raise NotImplementedError("override the fixture `checkpoint`")
+
+    @pytest.mark.parametrize(
+        "config",
+        [{}, {"architectures": None}, {"architectures": []}, {"architectures": ["Nonsense"]}, {"hidden_size": "x"}],
+    )
+    def test_strange_configs_get_a_verdict(self, offer: Any, config: dict[str, Any]) -> None:
+        verdict = offer.inspect(config)
+        assert isinstance(verdict, Verdict)
+        assert not verdict.ok
+        assert verdict.reason
+
+    def test_opens_without_reading_data(self, offer: Any, checkpoint: Path) -> None:
+        source = offer.open(checkpoint, offer.options())
+        assert source.tensors
+        assert "general.architecture" in source.metadata
+        assert len({tensor.name for tensor in source.tensors}) == len(source.tensors)
+        for tensor in source.tensors:
+            assert sum(extent.length for extent in tensor.extents) == tensor.stored_bytes, tensor.name
+
+
+class QuantizerContract(OfferContract):
+    """A quantizer lists schemes from large to small under unique names."""
+
+    def test_schemes(self, offer: Any) -> None:
+        if not offer.available().ok:
+            pytest.skip(offer.available().reason)
+        schemes = offer.schemes()
+        assert schemes and all(isinstance(scheme, Scheme) for scheme in schemes)
+        assert len({scheme.name for scheme in schemes}) == len(schemes)
+        assert all(scheme.name == scheme.name.upper() for scheme in schemes)
+
+
+class BackendContract(OfferContract):
+    """A backend's probe answers on every machine, with or without its hardware."""
+
+    def test_probe_answers(self, offer: Any) -> None:
+        report = offer.probe()
+        assert isinstance(report, BackendReport)
+        for device in report.devices:
+            assert 0 <= device.free <= device.total
+
+
+class EngineContract(OfferContract):
+    """An engine refuses what is not a model with an error for people."""
+
+    def test_refuses_what_is_not_a_model(self, offer: Any) -> None:
+        assert list(inspect.signature(offer.open).parameters)[:2] == ["model", "settings"]
+
+
+class ExporterContract(OfferContract):
+    """An exporter's preview is pure: relative files, the same every time, nothing written."""
+
+    @pytest.fixture
+    def model(self) -> ExportModel:
+        raise NotImplementedError("override the fixture `model`")
+
+    def test_preview_is_pure(self, offer: Any, model: ExportModel, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        try:
+            bundle = offer.preview(model, offer.options(), out)
+        except PhituiError as error:
+            pytest.skip(f"this model cannot be exported with default options: {error.message}")
+        assert isinstance(bundle, Bundle)
+        assert bundle == offer.preview(model, offer.options(), out)
+        assert not out.exists()
+        for file in bundle.files:
+            path = Path(file.path)
+            assert not path.is_absolute() and ".." not in path.parts
+
+
+class FinderContract(OfferContract):
+    """A finder yields artifacts and survives whatever it meets."""
+
+    def test_find(self, offer: Any) -> None:
+        assert all(isinstance(artifact, Artifact) for artifact in offer.find())
+
+
+class CatalogueContract(OfferContract):
+    """A catalogue is data: unique ids, a reason with every verdict."""
+
+    def test_models(self, offer: Any) -> None:
+        models = offer.models()
+        assert models and all(isinstance(model, KnownModel) for model in models)
+        assert len({model.id for model in models}) == len(models)
+        assert all(model.verdict.reason for model in models)
