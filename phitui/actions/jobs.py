@@ -57,6 +57,11 @@ def log_of_job(context: Context, job_id: str, last_bytes: int | None = None) -> 
     return jobs(context).log(job_id, last_bytes)
 
 
+def follow_log(context: Context, job_id: str, until_end: bool = True) -> Iterator[str]:
+    """The log in pieces, with only newlines as line ends; with `until_end` as it grows, until the job ends."""
+    return jobs(context).follow_log(job_id, until_end)
+
+
 def remove_job(context: Context, job_id: str) -> Job:
     """Delete the files of a job that has ended; what it produced stays."""
     return jobs(context).remove(job_id)
@@ -67,7 +72,9 @@ def outcome(job: Job) -> dict[str, Any]:
     if job.state == "done":
         return job.result or {}
     if job.state == "cancelled":
-        raise Cancelled
+        cancelled = Cancelled(f"job {job.id} was cancelled")
+        cancelled.hint = f"phitui jobs resume {job.id}"
+        raise cancelled
     error = job.error or {}
     raise PhituiError(error.get("message", f"job {job.id} is {job.state}"), error.get("hint", ""))
 

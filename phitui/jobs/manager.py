@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -277,6 +279,23 @@ class Jobs:
                 return file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
+
+    def follow_log(self, job_id: str, until_end: bool = True) -> Iterator[str]:
+        """The log in pieces, every kind of line end as a newline; with `until_end` as it grows, until the job ends."""
+        directory = self.directory / self._find(job_id)
+        decode = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True).decode
+        offset = 0
+        while True:
+            live = until_end and self.get(directory.name).live  # before reading, so that its last words are not missed
+            with contextlib.suppress(FileNotFoundError), (directory / journal.LOG).open("rb") as file:
+                file.seek(offset)
+                while data := file.read(1 << 16):
+                    offset += len(data)
+                    yield decode(data)
+            if not live:
+                yield decode(b"", final=True)
+                return
+            time.sleep(POLL)
 
     # ---- stopping
 
