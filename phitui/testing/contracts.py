@@ -30,7 +30,7 @@ class OfferContract:
         raise NotImplementedError("override the fixture `offer`")
 
     def test_name_is_an_identifier(self, offer: Any) -> None:
-        assert re.fullmatch(r"[a-z][a-z0-9_-]*", offer.name)
+        assert re.fullmatch(r"[a-z][a-z0-9_.-]*", offer.name)
         assert offer.title.strip()
 
     def test_available_answers(self, offer: Any) -> None:
