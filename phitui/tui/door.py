@@ -1,0 +1,130 @@
+"""The one way from the terminal to phitui.actions. Each call imports its module on first use, so that starting costs
+nothing; all of them may take long and are called from worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phitui.actions.chat import Chat
+    from phitui.actions.context import Context
+    from phitui.domain.bundle import Bundle
+    from phitui.domain.hardware import Device
+    from phitui.domain.model import Artifact, KnownModel, ModelFacts
+    from phitui.domain.offload import OffloadPlan
+
+
+class Door:
+    """Every action that the places use. Tests give the app a Door of their own."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    # models ----------------------------------------------------------------------------------------------------------
+    def library(self) -> Sequence[Artifact]:
+        from phitui.actions import models
+
+        return models.library(self.context)
+
+    def catalogue(self) -> Sequence[KnownModel]:
+        from phitui.actions import models
+
+        return models.catalogue(self.context)
+
+    def inspect(self, source: str) -> ModelFacts:
+        from phitui.actions import models
+
+        return models.inspect(self.context, source)
+
+    def models_dir(self) -> Path:
+        """Where builds land by default."""
+        return self.context.paths.models
+
+    # build -----------------------------------------------------------------------------------------------------------
+    def schemes(self, source: str | None) -> Sequence[Any]:
+        from phitui.actions import build
+
+        return build.scheme_table(self.context, source)
+
+    def preview_build(self, source: str, scheme: str, out: str) -> Any:
+        from phitui.actions import build
+
+        return build.preview(self.context, build.BuildRequest(source, scheme, out))
+
+    def start_build(self, source: str, scheme: str, out: str, *, overwrite: bool = False) -> Any:
+        from phitui.actions import build
+
+        return build.start(self.context, build.BuildRequest(source, scheme, out, overwrite=overwrite))
+
+    # plan ------------------------------------------------------------------------------------------------------------
+    def plan(self, model: str, settings: Mapping[str, Any]) -> OffloadPlan:
+        from phitui.actions import plan
+        from phitui.domain.offload import PlanRequest
+
+        return plan.plan(self.context, PlanRequest(model, **settings))
+
+    def devices(self) -> Sequence[Device]:
+        from phitui.actions import plan
+
+        return plan.devices(self.context)
+
+    # chat ------------------------------------------------------------------------------------------------------------
+    def open_chat(self, model: str, settings: Mapping[str, Any]) -> Chat:
+        from phitui.actions import chat
+
+        return chat.open_chat(self.context, chat.ChatRequest(model, **settings))
+
+    # export ----------------------------------------------------------------------------------------------------------
+    def targets(self) -> Sequence[Any]:
+        from phitui.actions import export
+
+        return export.targets(self.context)
+
+    def preview_export(self, model: str, to: str, out: Path, options: Mapping[str, Any]) -> Bundle:
+        from phitui.actions import export
+
+        return export.preview(self.context, export.ExportRequest(model, to, out, dict(options)))
+
+    def export(self, model: str, to: str, out: Path, options: Mapping[str, Any], *, overwrite: bool = False) -> Any:
+        from phitui.actions import export
+
+        return export.export(self.context, export.ExportRequest(model, to, out, dict(options)), overwrite=overwrite)
+
+    # jobs ------------------------------------------------------------------------------------------------------------
+    def jobs(self) -> Sequence[Any]:
+        from phitui.actions import jobs
+
+        return jobs.list_jobs(self.context)
+
+    def job_log(self, job: str) -> str:
+        from phitui.actions import jobs
+
+        return jobs.log_of_job(self.context, job)
+
+    def cancel_job(self, job: str) -> Any:
+        from phitui.actions import jobs
+
+        return jobs.cancel_job(self.context, job)
+
+    def resume_job(self, job: str) -> Any:
+        from phitui.actions import jobs
+
+        return jobs.resume_job(self.context, job)
+
+    def remove_job(self, job: str) -> Any:
+        from phitui.actions import jobs
+
+        return jobs.remove_job(self.context, job)
+
+    # machine ---------------------------------------------------------------------------------------------------------
+    def doctor(self) -> Mapping[str, Any]:
+        from phitui.actions import doctor
+
+        return doctor.doctor(self.context)
+
+    def plugins(self) -> Mapping[str, Any]:
+        from phitui.actions import plugins
+
+        return plugins.plugin_report(self.context)

@@ -1,0 +1,29 @@
+"""Content for widgets: every string from outside is made harmless here, and none is read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from textual.content import Content
+
+from phitui.domain.text import visible
+
+
+def one_line(text: str) -> str:
+    """Untrusted text on one line: no control characters, newlines and tabs as spaces."""
+    return visible(text).replace("\n", " ").replace("\t", " ")
+
+
+def styled(text: str, style: str = "") -> Content:
+    """One line in a style made of theme variables, such as "$accent bold"."""
+    return Content.styled(one_line(text), style)
+
+
+def lines(parts: Iterable[Content | str]) -> Content:
+    """Parts below each other; strings are made harmless."""
+    return Content("\n").join([part if isinstance(part, Content) else Content(visible(part)) for part in parts])
+
+
+def pairs(rows: Iterable[tuple[str, str]], width: int = 12) -> Content:
+    """Label and value below each other, labels muted and aligned; rows without a value are left out."""
+    return lines(styled(label.ljust(width), "$text-muted") + styled(value) for label, value in rows if value)

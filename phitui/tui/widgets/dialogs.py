@@ -1,0 +1,122 @@
+"""Small windows over a place: a question, an error, help, a line of text."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.suggester import Suggester
+from textual.widgets import Input, Static
+
+from phitui.tui.text import lines, styled
+
+_CSS = """
+{name} {{ align: center middle; background: $background 60%; }}
+{name} > Vertical {{
+    width: 64; max-width: 94%; height: auto; max-height: 90%;
+    background: $panel; border: round $border; padding: 0 1; border-title-color: $accent;
+}}
+{name} Static {{ height: auto; }}
+{name} #keys {{ color: $text-muted; margin-top: 1; }}
+"""
+
+
+def keys(*shown: tuple[str, str]) -> Content:
+    """A line of keys with what they do."""
+    return Content("   ").join(
+        [Content.styled(key, "$accent bold") + " " + Content.styled(text, "$text-muted") for key, text in shown]
+    )
+
+
+class Ask(ModalScreen[bool]):
+    """A question; Enter is yes, Escape is no."""
+
+    DEFAULT_CSS = _CSS.format(name="Ask")
+    BINDINGS: ClassVar = [
+        Binding("enter,y", "dismiss(True)", "yes"),
+        Binding("escape,n,q", "dismiss(False)", "no"),
+    ]
+
+    def __init__(self, title: str, text: str, yes: str = "yes", no: str = "no") -> None:
+        super().__init__()
+        self._texts = (title, text, yes, no)
+
+    def compose(self) -> ComposeResult:
+        title, text, yes, no = self._texts
+        with Vertical() as window:
+            window.border_title = title
+            yield Static(lines([text]), markup=False)
+            yield Static(keys(("enter", yes), ("esc", no)), id="keys")
+
+
+class Help(ModalScreen[None]):
+    """What the place is for and all keys that work in it."""
+
+    DEFAULT_CSS = (
+        _CSS.format(name="Help")
+        + "Help > Vertical { width: 72; }\nHelp VerticalScroll { height: auto; max-height: 1fr; }"
+    )
+    BINDINGS: ClassVar = [Binding("escape,enter,q,question_mark", "dismiss", "close")]
+
+    def __init__(self, title: str, about: str, bindings: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._title, self._about, self._bindings_shown = title, about, bindings
+
+    def compose(self) -> ComposeResult:
+        rows = [styled(key.rjust(12), "$accent bold") + "  " + styled(text) for key, text in self._bindings_shown]
+        with Vertical() as window:
+            window.border_title = self._title
+            with VerticalScroll():
+                yield Static(lines([self._about, "", *rows]), markup=False)
+            yield Static(keys(("esc", "close"), ("↑↓", "scroll")), id="keys")
+
+
+class ErrorWindow(ModalScreen[None]):
+    """An error with its way out and, where there is one, the end of a log."""
+
+    DEFAULT_CSS = (
+        _CSS.format(name="ErrorWindow")
+        + "ErrorWindow > Vertical { width: 76; border: round $error; border-title-color: $error; }\n"
+        + "ErrorWindow VerticalScroll { height: auto; max-height: 1fr; }"
+    )
+    BINDINGS: ClassVar = [Binding("escape,enter,q", "dismiss", "close")]
+
+    def __init__(self, title: str, content: Content) -> None:
+        super().__init__()
+        self._title, self._content = title, content
+
+    def compose(self) -> ComposeResult:
+        with Vertical() as window:
+            window.border_title = self._title
+            with VerticalScroll():
+                yield Static(self._content)
+            yield Static(keys(("esc", "close")), id="keys")
+
+
+class Prompt(ModalScreen[str]):
+    """One line of text; Escape gives ""."""
+
+    DEFAULT_CSS = (
+        _CSS.format(name="Prompt")
+        + "Prompt Input { border: none; height: 1; padding: 0; background: $surface; margin-top: 1; }"
+    )
+    BINDINGS: ClassVar = [Binding("escape", "dismiss('')", "cancel")]
+
+    def __init__(self, title: str, text: str, value: str = "", suggester: Suggester | None = None) -> None:
+        super().__init__()
+        self._title, self._text, self._value, self._suggester = title, text, value, suggester
+
+    def compose(self) -> ComposeResult:
+        shown = [("enter", "go"), ("esc", "cancel")] + ([("→", "complete")] if self._suggester else [])
+        with Vertical() as window:
+            window.border_title = self._title
+            yield Static(lines([self._text]), markup=False)
+            yield Input(self._value, suggester=self._suggester, select_on_focus=False, compact=True)
+            yield Static(keys(*shown), id="keys")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value.strip())

@@ -1,0 +1,139 @@
+"""What frames every place: the head with the model in hand and the tabs, and the keys at the foot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.content import Content
+from textual.style import Style
+from textual.widget import Widget
+
+from phitui.tui.format import size
+from phitui.tui.text import styled
+
+if TYPE_CHECKING:
+    from textual.binding import Binding
+    from textual.screen import Screen
+
+    from phitui.domain.hardware import Device
+    from phitui.tui.app import PhituiApp
+
+PLACES = ("models", "build", "plan", "chat", "export", "jobs", "machine")
+"""The seven places in the order of their keys."""
+
+_ACTIVE = {"running", "queued"}
+
+
+class Head(Widget):
+    """Two lines: model in hand and memory; the tabs."""
+
+    ALLOW_SELECT = False
+    DEFAULT_CSS = """
+    Head { dock: top; height: 2; background: $surface; color: $foreground; }
+    """
+    app: PhituiApp
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place = place
+
+    def on_mount(self) -> None:
+        for name in ("hand", "devices", "jobs"):
+            self.watch(self.app, name, self._changed, init=False)
+
+    def _changed(self) -> None:
+        self.refresh()
+
+    def render(self) -> Content:
+        width = self.size.width
+        return Content("\n").join([self._top(width), self._tabs(width)])
+
+    def _top(self, width: int) -> Content:
+        memory = self._memory(width)
+        name = Content.styled(" phitui ", "$accent bold")
+        room = max(0, width - name.cell_length - memory.cell_length - 2)
+        hand = self._hand(room).truncate(room, ellipsis=True)
+        return name + hand + " " * (room - hand.cell_length + 1) + memory + " "
+
+    def _hand(self, room: int) -> Content:
+        hand = self.app.hand
+        if hand is None:
+            return Content.styled("no model in hand", "$text-muted")
+        facts = " · ".join(part for part in (hand.scheme, size(hand.size) if hand.size else "") if part)
+        tail = styled(f" · {facts}", "$text-muted") if facts else Content("")
+        return styled(hand.name, "bold").truncate(max(8, room - tail.cell_length), ellipsis=True) + tail
+
+    def _memory(self, width: int) -> Content:
+        limit = 3 if width >= 110 else 2
+        gpus = [device for device in self.app.devices if device.kind != "cpu"]
+        cpus = [device for device in self.app.devices if device.kind == "cpu"][:1]
+        return Content.styled(" · ", "$text-muted").join([_used(device) for device in [*gpus[: limit - 1], *cpus]])
+
+    def _tabs(self, width: int) -> Content:
+        running = [job for job in self.app.jobs if job.state in _ACTIVE]
+        parts = []
+        for number, place in enumerate(PLACES, 1):
+            title = place.capitalize() + (f" ({len(running)})" if place == "jobs" and running else "")
+            style = "$background on $primary bold" if place == self.place else "$text-muted"
+            link = Style.from_meta({"@click": f"app.place('{place}')"})
+            parts.append(Content.styled(f" {number} {title} ", style).stylize(link))
+        tabs = Content("").join(parts)
+        news = self._progress(running, width - tabs.cell_length - 2)
+        return (tabs + news.pad_left(max(0, width - tabs.cell_length - news.cell_length - 1))).truncate(width)
+
+    @staticmethod
+    def _progress(running: list[Any], room: int) -> Content:
+        """What the newest running job does, if there is room for it."""
+        if not running or room < 12:
+            return Content("")
+        progress = running[0].progress
+        done = f" {100 * progress.done // progress.total} %" if progress and progress.total else ""
+        return styled(running[0].title, "$text-muted").truncate(room - len(done), ellipsis=True) + styled(
+            done, "$accent"
+        )
+
+
+def _used(device: Device) -> Content:
+    label = "RAM" if device.kind == "cpu" else device.name
+    used, total = (device.total - device.free) / 1024**3, device.total / 1024**3
+    style = "$warning" if device.total and device.free < device.total // 10 else ""
+    return styled(f"{label} ", "$text-muted") + styled(f"{used:.1f}/{total:.1f} GiB", style)
+
+
+class KeyBar(Widget):
+    """The keys that work now: those of the focused widget and the place at the left, of the app at the right."""
+
+    ALLOW_SELECT = False
+    DEFAULT_CSS = """
+    KeyBar { dock: bottom; height: 1; background: $surface; color: $text-muted; }
+    """
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._changed)
+
+    def _changed(self, screen: Screen[Any]) -> None:
+        self.refresh()
+
+    def render(self) -> Content:
+        width = self.size.width
+        left: list[Content] = []
+        right: list[Content] = []
+        seen = set()
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            if binding.show and active.enabled and binding.action not in seen:
+                seen.add(binding.action)
+                (right if active.node is self.app else left).append(self._key(binding))
+        tail = Content(" ").join(right)
+        line, room = Content(""), width - tail.cell_length - 2
+        for key in left:
+            if line.cell_length + key.cell_length > room:
+                break
+            line += key
+        return line + " " * max(1, width - line.cell_length - tail.cell_length - 1) + tail
+
+    def _key(self, binding: Binding) -> Content:
+        shown = self.app.get_key_display(binding)
+        link = Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"})
+        key = Content.styled(f" {shown} ", "$footer-key-foreground bold")
+        return (key + Content.styled(binding.description, "$text-muted")).stylize(link)
