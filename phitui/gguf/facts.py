@@ -139,7 +139,7 @@ def _feed_forward(config: Mapping[str, Any]) -> int:
 
 
 def _likely_tokens(architecture: str, vocabulary: int) -> set[str]:
-    """Before the tokenizer is there: phi-4's tokenizer has 100,352 entries, all others of phi3 and phimoe <|end|>."""
+    """Before the tokenizer is there: phi-4's has 100,352 entries; all others of that kind have <|end|>."""
     if architecture in ("phi3", "phimoe"):
         return {"<|im_sep|>"} if vocabulary == 100_352 else {"<|end|>"}
     return set()

@@ -21,34 +21,39 @@ if TYPE_CHECKING:
 _F32_INFINITY = 0x7F80_0000
 
 
-def widen(buffer: Any, type: TensorType) -> Floats:
+def widen(buffer: Any, kind: TensorType) -> Floats:
     """The values of a buffer of F32, F16, BF16 or a quantized type, as a flat float32 array.
 
     Raises PhituiError for a type that cannot be decoded here.
     """
-    if type is TensorType.F32:
+    if kind is TensorType.F32:
         return np.frombuffer(buffer, np.float32)
-    if type is TensorType.F16:
+    if kind is TensorType.F16:
         return np.frombuffer(buffer, np.float16).astype(np.float32)
-    if type is TensorType.BF16:
+    if kind is TensorType.BF16:
         halves = np.frombuffer(buffer, np.uint16)
         wide = halves.astype(np.uint32)
         np.left_shift(wide, 16, out=wide)
         return wide.view(np.float32)
-    return _dequantize(buffer, type)
+    return _dequantize(buffer, kind)
 
 
-def narrow(values: Floats, type: TensorType) -> memoryview:
+def narrow(values: Floats, kind: TensorType) -> memoryview:
     """Float32 values encoded as F32, F16 or BF16. Raises PhituiError for another type."""
     values = np.ascontiguousarray(values, np.float32).reshape(-1)
-    if type is TensorType.F32:
-        return memoryview(values).cast("B")
-    if type is TensorType.F16:
+    if kind is TensorType.F32:
+        return _bytes(values)
+    if kind is TensorType.F16:
         with np.errstate(over="ignore", invalid="ignore"):
-            return memoryview(values.astype(np.float16)).cast("B")
-    if type is TensorType.BF16:
-        return memoryview(_to_bf16(values)).cast("B")
-    raise PhituiError(f"{type.name} is not a float type; it needs an encoder")
+            return _bytes(values.astype(np.float16))
+    if kind is TensorType.BF16:
+        return _bytes(_to_bf16(values))
+    raise PhituiError(f"{kind.name} is not a float type; it needs an encoder")
+
+
+def _bytes(values: NDArray[Any]) -> memoryview:
+    view: memoryview = values.data.cast("B")
+    return view
 
 
 def _to_bf16(values: Floats) -> NDArray[np.uint16]:
@@ -65,15 +70,15 @@ def _to_bf16(values: Floats) -> NDArray[np.uint16]:
     return halves
 
 
-def _dequantize(buffer: Any, type: TensorType) -> Floats:
+def _dequantize(buffer: Any, kind: TensorType) -> Floats:
     """Decode a quantized type with the gguf package."""
     import gguf
 
     try:
-        kind = gguf.GGMLQuantizationType(int(type))
-        values: Floats = gguf.quants.dequantize(np.frombuffer(buffer, np.uint8).reshape(-1, type.block_bytes), kind)
+        code = gguf.GGMLQuantizationType(int(kind))
+        values: Floats = gguf.quants.dequantize(np.frombuffer(buffer, np.uint8).reshape(-1, kind.block_bytes), code)
     except (ValueError, NotImplementedError):
         raise PhituiError(
-            f"tensors of type {type.name} cannot be decoded", "start from the checkpoint instead"
+            f"tensors of type {kind.name} cannot be decoded", "start from the checkpoint instead"
         ) from None
     return values.reshape(-1)

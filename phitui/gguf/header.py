@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,7 @@ class _Reader:
 
     def _overlaps(self, tensors: list[HeaderTensor]) -> None:
         ordered = sorted(tensors, key=lambda tensor: tensor.offset)
-        for first, second in zip(ordered, ordered[1:], strict=False):
+        for first, second in pairwise(ordered):
             if first.offset + first.size > second.offset:
                 raise self.fail(f"tensors {first.name!r} and {second.name!r} overlap")
 

@@ -60,7 +60,7 @@ class Partial:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
                     return descriptor
             except FileNotFoundError:
                 pass
@@ -81,8 +81,8 @@ class Partial:
         return os.fstat(self.descriptor).st_size
 
     def reserve(self, size: int, keep: bool) -> None:
-        """Give the file its final size. `keep` what is in it, or start from nothing. Raises TargetError if it is too big
-        for the disk."""
+        """Give the file its final size. `keep` what is in it, or start from nothing. Raises TargetError if the
+        disk is too small."""
         try:
             if not keep:
                 os.ftruncate(self.descriptor, 0)

@@ -62,7 +62,7 @@ class SourceFiles:
         """Raise SourceChanged if a file is no longer the one that was opened."""
         for path, identity in self._identities.items():
             try:
-                if _identity(path, os.stat(path)) != identity:
+                if _identity(path, path.stat()) != identity:
                     raise _changed(path)
             except OSError:
                 raise _changed(path) from None

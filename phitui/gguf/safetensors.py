@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint: config.json and safetensors, described from their headers alone.
 
 A safetensors file is a little-endian u64 length, that many bytes of JSON (name -> dtype, shape, data_offsets), then the
-data, without holes (https://github.com/huggingface/safetensors). Nothing in the header is believed before it is checked.
+data, without holes (https://github.com/huggingface/safetensors). Nothing in the header is believed unchecked.
 Pickles are never opened: unpickling runs code.
 """
 
@@ -210,13 +210,14 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> CheckpointTensor:
     """Check one entry of the header. `start` is where the data begins in the file."""
     if not isinstance(entry, dict):
         raise InvalidFile(f"{path}: the entry of tensor {name!r} is not an object")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype = entry.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InvalidFile(
             f"{path}: tensor {name!r} is {dtype}; checkpoints of F32, F16 and BF16 can be converted",
             "take the model's original checkpoint, not a quantized one",
         )
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+    shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
+    if shape is None or offsets is None or len(offsets) != 2:
         raise InvalidFile(f"{path}: tensor {name!r} has no valid shape and data_offsets")
     length = DTYPES[dtype].block_bytes
     for dimension in shape:
@@ -226,10 +227,9 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> CheckpointTensor:
     return CheckpointTensor(name, DTYPES[dtype], tuple(shape), FileExtent(path, start + offsets[0], length))
 
 
-def _counts(values: Any) -> bool:
-    """Whether this is a list of a few sane sizes."""
-    return (
-        isinstance(values, list)
-        and len(values) <= 8
-        and all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 for value in values)
-    )
+def _counts(values: Any) -> list[int] | None:
+    """A list of a few sane sizes; None for anything else."""
+    if not isinstance(values, list) or len(values) > 8:
+        return None
+    sane = all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62 for value in values)
+    return values if sane else None
