@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from phitui.api import (
     FilePlan,
     Scheme,
     TensorSource,
+    TensorType,
     UsageError,
     Value,
     place,
@@ -77,7 +79,10 @@ def _schemes(_library: str) -> tuple[Scheme, ...]:
         plan = file_plan(source, name, answer, QuantizeOptions(), no_imatrix())
         if plan.refused or all(tensor.type.is_float for tensor in plan.tensors):
             continue
-        main = max(plan.tensors, key=lambda tensor: sum(t.size for t in plan.tensors if t.type == tensor.type)).type
+        weights: Counter[TensorType] = Counter()
+        for tensor in plan.tensors:
+            weights[tensor.type] += tensor.source.elements
+        main = weights.most_common(1)[0][0]
         found.append(
             Scheme(
                 name, round(plan.bits_per_weight, 2), answer.file_type, bool(plan.needs_imatrix), f"mostly {main.name}"
@@ -106,15 +111,15 @@ def _refusal(plan: FilePlan, options: QuantizeOptions) -> str:
     again = [t for t in plan.tensors if t.type != t.source.stored and not t.source.stored.is_float]
     if again and not options.allow_requantize:
         return (
-            f"the source is quantized already ({again[0].name} is {again[0].source.stored.name}), and quantizing it again "
-            "costs quality. Build from the checkpoint or a BF16 GGUF, or accept the loss with --allow-requantize"
+            f"the source is quantized already ({again[0].name} is {again[0].source.stored.name}), and quantizing it "
+            "again costs quality. Build from the checkpoint or a BF16 GGUF, or accept the loss with --allow-requantize"
         )
     if plan.substitutions and not options.substitutions:
         first = plan.substitutions[0]
         wanted = first.wanted.name if first.wanted else "?"
         return (
-            f"{plan.scheme} needs {len(plan.substitutions)} substitute types for this model (the first: {first.name} as "
-            f"{first.type.name} in place of {wanted}), and --no-substitutions refuses them"
+            f"{plan.scheme} needs {len(plan.substitutions)} substitute types for this model (the first: {first.name} "
+            f"as {first.type.name} in place of {wanted}), and --no-substitutions refuses them"
         )
     return ""
 

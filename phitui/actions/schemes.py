@@ -1,0 +1,124 @@
+"""Quantization schemes of all quantizers: which exist, and what each makes of one source."""
+
+from __future__ import annotations
+
+import difflib
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phitui.actions.context import Context
+from phitui.actions.source import open_source
+from phitui.domain import options
+from phitui.domain.offers import Quantizer
+from phitui.domain.quant import Scheme
+from phitui.domain.tensors import FilePlan, TensorSource
+from phitui.errors import PhituiError, Unavailable, UsageError
+from phitui.plugins import Failure, availability
+
+
+@dataclass(frozen=True)
+class SchemeRow:
+    """A scheme as listed. `size` is the exact file size in bytes for the source; None without one, or on `error`."""
+
+    scheme: Scheme
+    quantizer: str
+    size: int | None = None
+    bits_per_weight: float | None = None
+    substitutions: int = 0
+    needs_imatrix: bool = False
+    error: str = ""
+
+
+def find_scheme(ctx: Context, name: str) -> tuple[Quantizer, Scheme]:
+    """The quantizer and scheme of that name (any case). Raises UsageError with the nearest, or Unavailable."""
+    wanted = name.strip().upper()
+    known: list[str] = []
+    for quantizer in ctx.registry.quantizers:
+        schemes = _schemes(ctx, quantizer)
+        for scheme in schemes:
+            if scheme.name.upper() == wanted:
+                return quantizer, scheme
+        known += [scheme.name for scheme in schemes]
+    for quantizer in ctx.registry.quantizers:
+        state = availability(quantizer)
+        if not state.ok:
+            here = f"only {', '.join(known)} here" if known else "nothing here"
+            raise Unavailable(f"there is no scheme {wanted}: {here}, since {state.reason}", state.hint)
+    near = difflib.get_close_matches(wanted, known, 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}? phitui schemes lists all" if near else "phitui schemes lists all"
+    raise UsageError(f"there is no scheme {name!r}", hint)
+
+
+def scheme_table(
+    ctx: Context,
+    source: str | None,
+    converter: Mapping[str, Any] | None = None,
+    quantizer: Mapping[str, Any] | None = None,
+) -> list[SchemeRow]:
+    """All schemes, from large to small; with a source, the exact size of each. One that fails is a row with `error`.
+
+    `converter` and `quantizer` are option values; a quantizer is given those that it knows.
+    """
+    opened = open_source(ctx, source, converter) if source is not None else None
+    rows: list[SchemeRow] = []
+    for offer in ctx.registry.quantizers:
+        schemes = _schemes(ctx, offer)
+        if opened is None:
+            rows += [SchemeRow(s, offer.name, bits_per_weight=s.bits, needs_imatrix=s.needs_imatrix) for s in schemes]
+        elif schemes:
+            rows += _planned(offer, schemes, opened, quantizer or {})
+    if opened is None:
+        return sorted(rows, key=lambda row: -row.scheme.bits)
+    return sorted(rows, key=lambda row: (row.size is None, -(row.size or 0), -row.scheme.bits))
+
+
+def missing_quantizers(ctx: Context) -> list[tuple[str, str, str]]:
+    """(title, reason, hint) of the quantizers that cannot be used here."""
+    states = [(quantizer, availability(quantizer)) for quantizer in ctx.registry.quantizers]
+    return [(quantizer.title, state.reason, state.hint) for quantizer, state in states if not state.ok]
+
+
+def _planned(
+    offer: Quantizer, schemes: Sequence[Scheme], source: TensorSource, values: Mapping[str, Any]
+) -> list[SchemeRow]:
+    from phitui.gguf.header import file_size
+
+    known = {spec.name for spec in options.specs(offer.options)}
+    try:
+        chosen = options.build(offer.options, {name: value for name, value in values.items() if name in known})
+        plans: Mapping[str, FilePlan] = offer.plan(source, [scheme.name for scheme in schemes], chosen)
+    except PhituiError as error:
+        return [SchemeRow(scheme, offer.name, error=error.message) for scheme in schemes]
+    rows = []
+    for scheme in schemes:
+        plan = plans.get(scheme.name)
+        if plan is None or not plan.tensors:
+            rows.append(SchemeRow(scheme, offer.name, error=plan.refused if plan else "not offered for this model"))
+            continue
+        rows.append(
+            SchemeRow(
+                scheme,
+                offer.name,
+                file_size(plan),
+                plan.bits_per_weight,
+                len(plan.substitutions),
+                bool(plan.needs_imatrix),
+                plan.refused,
+            )
+        )
+    return rows
+
+
+def _schemes(ctx: Context, quantizer: Quantizer) -> Sequence[Scheme]:
+    """The schemes of a quantizer that can be used; none, and a recorded failure, if it fails."""
+    if not availability(quantizer).ok:
+        return ()
+    try:
+        return quantizer.schemes()
+    except Exception as error:  # a stranger's code must not take the others down
+        failure = Failure(quantizer.name, "schemes", f"{type(error).__name__}: {error}", traceback.format_exc())
+        if all((old.plugin, old.error) != (failure.plugin, failure.error) for old in ctx.registry.failures):
+            ctx.registry.failures.append(failure)
+        return ()
