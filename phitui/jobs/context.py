@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -16,7 +17,7 @@ from phitui.errors import Cancelled
 from phitui.jobs.journal import CANCEL, EventWriter
 
 THIN = 0.2  # seconds between two progress events
-GRACE = 0.75  # seconds a task has to react to a cancel
+GRACE = 0.7  # seconds a task has to react to a cancel
 _LOOK = 0.05
 _SMOOTH = 5.0  # seconds after which an observation has lost two thirds of its weight
 
@@ -65,7 +66,9 @@ class RunnerContext:
     def note(self, text: str) -> None:
         """Tell a person something: an event, and a line in the log."""
         self._events.write("note", text=text)
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - stderr is the job's log
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{text}\n")  # which is the job's log
+            sys.stderr.flush()
 
     def check(self) -> None:
         """Raise Cancelled if the work was asked to stop (cancel file or SIGTERM, seen within 50 ms)."""
@@ -82,6 +85,7 @@ class RunnerContext:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        self.stopping = self._cancel_file.exists()
         threading.Thread(target=self._watch, args=(reading,), name="watcher", daemon=True).start()
 
     def end(self) -> None:
@@ -90,15 +94,16 @@ class RunnerContext:
         self._flush()
 
     def _watch(self, signals: int) -> None:
-        stopping_since = flushed = 0.0
+        stopping_since: float | None = None
+        flushed = 0.0
         while not self._ended.is_set():
-            signalled = select.select([signals], [], [], _LOOK)[0]
-            if signalled:
-                os.read(signals, 64)
+            if select.select([signals], [], [], _LOOK)[0]:
+                self.stopping = _asked_to_stop(os.read(signals, 64)) or self.stopping
             now = time.monotonic()
-            if not self.stopping and (signalled or self._cancel_file.exists()):
-                self.stopping, stopping_since = True, now
-            if self.stopping and now - stopping_since >= GRACE and not self._ended.is_set():
+            self.stopping = self.stopping or self._cancel_file.exists()
+            if self.stopping and stopping_since is None:
+                stopping_since = now
+            if stopping_since is not None and now - stopping_since >= GRACE and not self._ended.is_set():
                 self._hard_stop()
             if now - flushed >= THIN and self._latest is not None:
                 self._flush()
@@ -113,3 +118,7 @@ class RunnerContext:
             rate = self._rate.update(at, done, total)
             left = round(max(0, total - done) / rate, 1) if rate > 0 and total > 0 else None
             self._events.write("progress", done=done, total=total, text=text, rate=round(rate, 3), seconds_left=left)
+
+
+def _asked_to_stop(numbers: bytes) -> bool:
+    return bool(set(numbers) & {signal.SIGTERM, signal.SIGINT})

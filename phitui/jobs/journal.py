@@ -7,6 +7,7 @@ the next writer starts on a fresh line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -25,27 +26,32 @@ class EventWriter:
     """Appends events. Safe from any thread; after a final state everything else is dropped."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = os.open(directory / EVENTS, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(directory / EVENTS, flags, 0o600)
         self._mutex = threading.Lock()
-        self._closed = False
+        self._ended = False
         size = os.fstat(self._file).st_size
         self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def write(self, type_: str, **values: Any) -> bool:
-        """Append one event; returns whether it is on its way to the disk. A state is synced before this returns."""
-        final = values.get("state") in FINAL
+        """Append one event; returns False if the disk refused it or the job has ended before.
+
+        Only "done" is synced: it must not be forgotten while the file it speaks of stays. Waiting for the disk at a
+        cancel could take as long as all that other programs have written.
+        """
+        state = values.get("state")
         line = json.dumps({"time": round(time.time(), 3), "type": type_, **values}, ensure_ascii=False, default=str)
         with self._mutex:
-            if self._closed:
+            if self._ended:
                 return False
-            self._closed = final
-            return self._append(line.encode("utf-8", "replace") + b"\n", sync=type_ == "state")
+            self._ended = state in FINAL
+            return self._append(line.encode("utf-8", "replace") + b"\n", sync=state == "done")
 
     def _append(self, data: bytes, sync: bool) -> bool:
         try:
             data = b"\n" + data if self._torn else data
-            self._torn = True
-            self._torn = os.write(self._file, data) != len(data)
+            written = os.write(self._file, data)
+            self._torn = written != len(data)
             if sync:
                 os.fsync(self._file)
         except OSError:
@@ -54,8 +60,18 @@ class EventWriter:
 
     def close(self) -> None:
         with self._mutex:
-            self._closed = True
-        os.close(self._file)
+            self._ended = True
+            os.close(self._file)
+
+
+def write_state(directory: Path, **values: Any) -> None:
+    """Append one state for a job that has no runner; the caller holds its lock. Raises OSError if it cannot."""
+    writer = EventWriter(directory)
+    try:
+        if not writer.write("state", **values):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        writer.close()
 
 
 @dataclass
@@ -80,10 +96,7 @@ class Fold:
         self.state, self.result, self.error = event.state, event.result, event.error
         self.attempt = event.attempt or self.attempt
         self.pid = event.pid
-        if event.state == "queued":
-            self.started = None
-        elif event.state == "running":
-            self.started = event.time
+        self.started = event.started
 
 
 class EventReader:
@@ -135,13 +148,11 @@ class EventReader:
 
 
 def write_request(directory: Path, values: dict[str, Any]) -> None:
-    """Write request.json, synced; the directory is not public yet. Raises TypeError if it is not JSON."""
+    """Write request.json; the directory is not public yet. Raises TypeError if the values are not JSON."""
     data = json.dumps(values, ensure_ascii=False, indent=1).encode()
     descriptor = os.open(directory / REQUEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_request(directory: Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from phitui.errors import UsageError
 from phitui.jobs.journal import LOG
 
 _TASK = re.compile(r"phitui\.(actions|testing)(\.[a-z_0-9]+)+:[a-z_0-9]+", re.IGNORECASE)
+# Nothing imported from the current directory; the log complete at any moment, in UTF-8, with a trace of a crash.
+_FLAGS = ("-P", "-u", "-X", "utf8", "-X", "faulthandler")
 
 
 def check_task(task: str) -> None:
@@ -29,7 +31,7 @@ def launch(directory: Path, held: int) -> int:
     log = os.open(directory / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", "-m", "phitui.jobs.runner", str(directory), str(held)],
+            [sys.executable, *_FLAGS, "-m", "phitui.jobs.runner", str(directory.absolute()), str(held)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import hashlib
 import io
 import os
 import re
-import secrets
-import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phitui.errors import PhituiError, UsageError
-from phitui.jobs import journal, launch, lock
+from phitui.jobs import create, journal, launch, lock
 from phitui.jobs.model import FINAL, Event, Job
 
 POLL = 0.1
-_LOOK = 0.3  # seconds of patience for a lock that only readers may be touching
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_KEYS, _START = ".keys", ".start"
 _INTERRUPTED = "the job's process ended without a result: it was killed, it crashed, or the machine restarted"
 
 
@@ -34,10 +29,11 @@ class _Known:
 
     request: dict[str, Any]
     reader: journal.EventReader
+    mutex: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Jobs:
-    """The jobs below one directory. Cheap to make; keep it to look at the same jobs again."""
+    """The jobs below one directory. Cheap to make; keep it to look at the same jobs again. Safe from any thread."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -62,122 +58,58 @@ class Jobs:
         to it), and another request is refused. `argv` is the command line that does the same.
         """
         launch.check_task(task)
-        with self._starting():
-            if key and (live := self._live_with(key)):
+        with create.starting(self.directory):
+            if live := self._live_with(key):
                 if live.kind == kind and live.request == request:
                     return live
-                raise PhituiError(
-                    f"job {live.id} ({live.title}) is already working on {key}",
-                    f"phitui jobs wait {live.id}, or phitui jobs cancel {live.id}",
-                )
+                raise _busy(live)
             values = {"kind": kind, "task": task, "title": title, "request": request, "key": key, "argv": list(argv)}
-            name, held = self._create(values)
-            if key:
-                self._remember(key, name)
-        self._launch(name, held)
+            name, held = create.create(self.directory, values)
+            create.remember_key(self.directory, key, name)
+        self._launch(name, held, attempt=1)
         return self.get(name)
-
-    @contextlib.contextmanager
-    def _starting(self) -> Iterator[None]:
-        """Only one process at a time decides who works on a key."""
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            held = lock.acquire(self.directory / _START, patience=10.0)
-        except OSError as error:
-            raise PhituiError(f"cannot keep jobs in {self.directory}: {error.strerror}") from None
-        if held is None:
-            raise PhituiError("another phitui has been starting a job for 10 s", "try again")
-        try:
-            yield
-        finally:
-            os.close(held)
-
-    def _create(self, values: dict[str, Any]) -> tuple[str, int]:
-        """Make the job's directory, complete and locked before it gets its name."""
-        created = time.time()
-        name = new_id(created)
-        draft = self.directory / f".{name}"
-        held = None
-        try:
-            draft.mkdir(mode=0o700)
-            journal.write_request(draft, {"id": name, "created": round(created, 3), **values})
-            held = lock.acquire(draft / lock.NAME, _LOOK)
-            assert held is not None, "nobody else knows this directory"
-            writer = journal.EventWriter(draft)
-            writer.write("state", state="queued", attempt=1)
-            writer.close()
-            draft.rename(self.directory / name)
-        except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            if held is not None:
-                os.close(held)
-            if isinstance(error, OSError):
-                raise PhituiError(f"cannot make a job in {self.directory}: {error.strerror}") from None
-            if isinstance(error, TypeError):
-                raise UsageError(f"the request of a job must be plain JSON: {error}") from None
-            raise
-        return name, held
-
-    def _launch(self, name: str, held: int) -> None:
-        directory = self.directory / name
-        try:
-            launch.launch(directory, held)
-        except OSError as error:
-            writer = journal.EventWriter(directory)
-            message = f"cannot start the job's process: {error.strerror}"
-            writer.write("state", state="failed", error={"message": message, "hint": ""})
-            writer.close()
-            raise PhituiError(message, f"phitui jobs resume {name}") from None
-        finally:
-            os.close(held)
-
-    def _key_file(self, key: str) -> Path:
-        return self.directory / _KEYS / hashlib.sha256(key.encode()).hexdigest()[:32]
-
-    def _remember(self, key: str, name: str) -> None:
-        file = self._key_file(key)
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(mode=0o700, exist_ok=True)
-            file.touch(mode=0o600)
-            file.write_text(name)
-
-    def _live_with(self, key: str) -> Job | None:
-        try:
-            job = self.get(self._key_file(key).read_text())
-        except (OSError, PhituiError):
-            return None
-        return job if job.live and job.key == key else None
 
     def resume(self, job_id: str) -> Job:
         """Run an interrupted, failed or cancelled job again, in the same directory. Of two at once, one wins."""
         name = self._find(job_id)
-        with self._starting():
+        with create.starting(self.directory):
             job = self.get(name)
-            other = self._live_with(job.key) if job.key else None
+            if job.state == "done":
+                raise PhituiError(f"job {name} is done, there is nothing to resume", f"phitui jobs show {name}")
+            other = self._live_with(job.key)
             if other and other.id != name:
-                raise PhituiError(f"job {other.id} is already working on {job.key}", f"phitui jobs wait {other.id}")
+                raise _busy(other)
             held = self._seize(job, "resume")
             try:
-                job = self.get(name)
-                if job.state == "done":
-                    raise PhituiError(f"job {name} is done, there is nothing to resume", f"phitui jobs show {name}")
                 (job.directory / journal.CANCEL).unlink(missing_ok=True)
-                writer = journal.EventWriter(job.directory)
-                writer.write("state", state="queued", attempt=job.attempt + 1)
-                writer.close()
-                if job.key:
-                    self._remember(job.key, name)
-            except BaseException:
+                journal.write_state(job.directory, state="queued", attempt=job.attempt + 1)
+                create.remember_key(self.directory, job.key, name)
+            except OSError as error:
                 os.close(held)
-                raise
-        self._launch(name, held)
+                raise PhituiError(f"cannot resume job {name}: {error.strerror}") from None
+        self._launch(name, held, job.attempt + 1)
         return self.get(name)
+
+    def _live_with(self, key: str) -> Job | None:
+        name = create.job_of_key(self.directory, key)
+        job = self._look(name) if name else None
+        return job if job and job.live and job.key == key else None
+
+    def _launch(self, name: str, held: int, attempt: int) -> None:
+        directory = self.directory / name
+        try:
+            launch.launch(directory, held)
+        except OSError as error:
+            text = f"cannot start the job's process: {error.strerror}"
+            with contextlib.suppress(OSError):
+                journal.write_state(directory, state="failed", attempt=attempt, error={"message": text, "hint": ""})
+            raise PhituiError(text, f"phitui jobs resume {name}") from None
+        finally:
+            os.close(held)
 
     def _seize(self, job: Job, verb: str) -> int:
         """The lock of a job that does not live. A runner that wrote its final state may need a moment to go."""
-        held = None
-        if not job.live:
-            held = lock.acquire(job.directory / lock.NAME, patience=2.0)
+        held = None if job.live else lock.acquire(job.directory / lock.NAME, patience=2.0)
         if held is None:
             raise PhituiError(
                 f"cannot {verb} job {job.id}: it is running",
@@ -191,17 +123,16 @@ class Jobs:
         """All jobs, newest first."""
         try:
             names = [entry.name for entry in os.scandir(self.directory) if not entry.name.startswith(".")]
-        except FileNotFoundError:
+        except OSError:
             return []
-        for gone in self._known.keys() - set(names):
+        for gone in set(self._known.copy()) - set(names):
             self._known.pop(gone, None)
         jobs = [job for name in names if (job := self._look(name)) is not None]
         return sorted(jobs, key=lambda job: (job.created, job.id), reverse=True)
 
     def get(self, job_id: str) -> Job:
-        """The job of that id or unique prefix or suffix. Raises PhituiError."""
-        name = self._find(job_id)
-        job = self._look(name)
+        """The job of that id, or of a unique beginning or end of one. Raises PhituiError."""
+        job = self._look(self._find(job_id))
         if job is None:
             raise _unknown(job_id)
         return job
@@ -227,13 +158,14 @@ class Jobs:
             known = self._known.get(name)
             if known is None:
                 known = self._known[name] = _Known(journal.read_request(directory), journal.EventReader(directory))
-            reader = known.reader
-            reader.skim()
-            alive = True
-            if reader.fold.state not in FINAL and not lock.held(directory / lock.NAME):
-                reader.skim()  # it may have ended between the two looks
-                alive = reader.fold.state in FINAL
-            return _job(known.request, reader.fold, directory, alive)
+            with known.mutex:
+                reader = known.reader
+                reader.skim()
+                alive = True
+                if reader.fold.state not in FINAL and not lock.held(directory / lock.NAME):
+                    reader.skim()  # it may have ended between the two looks
+                    alive = reader.fold.state in FINAL
+                return _job(known.request, reader.fold, directory, alive)
         except (OSError, ValueError):
             self._known.pop(name, None)
             return None
@@ -250,7 +182,9 @@ class Jobs:
             except FileNotFoundError:
                 return
             ended = reader.fold.state in FINAL
-            yield from events[-1:] if skip and ended else () if skip else events
+            if skip:
+                events = events[-1:] if ended else []
+            yield from events
             skip = False
             if ended:
                 return
@@ -268,7 +202,7 @@ class Jobs:
             job = self.get(name)
             if not job.live or (deadline is not None and time.monotonic() >= deadline):
                 return job
-            time.sleep(POLL / 2)
+            time.sleep(POLL / 4)
 
     def log(self, job_id: str, last_bytes: int | None = None) -> str:
         """What the job's process wrote to stdout and stderr, native code included; the end of it only, if wanted."""
@@ -302,13 +236,15 @@ class Jobs:
     def cancel(self, job_id: str, patience: float = 0.95) -> Job:
         """Stop a job and return it; one that has ended is returned as it is. Blocks up to `patience` + 0.5 seconds.
 
-        The runner sees the request within 50 ms and gives its task 0.75 s to react. One that does not even then (native
+        The runner sees the request within 50 ms and gives its task 0.7 s to react. One that does not even then (native
         code that keeps the interpreter's lock) is killed; what it wrote stays resumable all the same.
         """
         job = self.get(job_id)
         if not job.live:
             return job
-        (job.directory / journal.CANCEL).touch(mode=0o600)
+        with contextlib.suppress(OSError):  # on a full disk the signal alone has to do
+            (job.directory / journal.CANCEL).touch(mode=0o600)
+        _signal(job, signal.SIGTERM)
         job = self.wait(job.id, patience)
         if job.live:
             _signal(job, signal.SIGKILL)
@@ -320,28 +256,24 @@ class Jobs:
         job = self.get(job_id)
         held = self._seize(job, "remove")
         try:
-            gone = job.directory.with_name(f".{job.id}.removed")
-            job.directory.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-        except FileNotFoundError:
-            pass
+            create.discard(self.directory, job.id)
+        except OSError as error:
+            raise PhituiError(f"cannot remove job {job.id}: {error.strerror}") from None
         finally:
             os.close(held)
         self._known.pop(job.id, None)
         return job
 
 
-def new_id(now: float) -> str:
-    """Ten characters that sort by time (1/32 s), the last two random; no letters that look like digits."""
-    ticks, text = int(now * 32), ""
-    for _ in range(8):
-        ticks, digit = divmod(ticks, 32)
-        text = _ALPHABET[digit] + text
-    return text + "".join(secrets.choice(_ALPHABET) for _ in range(2))
-
-
 def _unknown(job_id: str) -> PhituiError:
     return PhituiError(f"there is no job {job_id!r}", "phitui jobs list")
+
+
+def _busy(job: Job) -> PhituiError:
+    return PhituiError(
+        f"job {job.id} ({job.title}) is already working on {job.key}",
+        f"phitui jobs wait {job.id}, or phitui jobs cancel {job.id}",
+    )
 
 
 def _job(request: dict[str, Any], fold: journal.Fold, directory: Path, alive: bool) -> Job:
@@ -361,7 +293,7 @@ def _job(request: dict[str, Any], fold: journal.Fold, directory: Path, alive: bo
         title=str(request.get("title", "")),
         state=state,
         directory=directory,
-        request=request.get("request") or {},
+        request=dict(request.get("request") or {}),
         created=float(request.get("created", 0.0)),
         pid=fold.pid if state not in FINAL else None,
         started=fold.started,

@@ -37,6 +37,9 @@ class Progress:
 class Event:
     """One line of a job's journal. `type` is "state", "progress" or "note"; the other fields belong to one of them.
 
+    `started` is when the attempt began to run; it is repeated in the final state, so that the end of a journal is
+    enough to know an ended job.
+
     The state "interrupted" is never in the file: a reader concludes it when the runner is gone without a final state.
     """
 
@@ -46,6 +49,7 @@ class Event:
     text: str = ""
     attempt: int = 0
     pid: int | None = None
+    started: float | None = None
     progress: Progress | None = None
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
@@ -98,7 +102,7 @@ def event_from(line: Mapping[str, Any]) -> Event:
             float(line.get("rate", 0.0)),
             None if left is None else float(left),
         )
-    pid = line.get("pid")
+    pid, started = line.get("pid"), line.get("started")
     return Event(
         time=float(line["time"]),
         type=str(line["type"]),
@@ -106,6 +110,7 @@ def event_from(line: Mapping[str, Any]) -> Event:
         text=str(line.get("text", "")),
         attempt=int(line.get("attempt", 0)),
         pid=None if pid is None else int(pid),
+        started=None if started is None else float(started),
         progress=progress,
         result=line.get("result"),
         error=line.get("error"),

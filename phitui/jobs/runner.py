@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,22 +29,46 @@ def main(arguments: list[str]) -> int:
     directory = Path(arguments[0])
     held = _hold(directory, int(arguments[1]) if len(arguments) > 1 else None)
     if held is None:
-        sys.stderr.write("this job is already running\n")
+        _say("this job is already running")
         return 1
     request = journal.read_request(directory)
     reader = journal.EventReader(directory)
     reader.skim()
-    events = journal.EventWriter(directory)
-    attempt = reader.fold.attempt
-    events.write("state", state="running", attempt=attempt, pid=os.getpid())
-    sys.stderr.write(f"--- attempt {attempt}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-    sys.stderr.flush()
-    context = RunnerContext(directory, events, lambda: _hard_stop(events, attempt))
+    attempt, started = reader.fold.attempt, round(time.time(), 3)
+    end = _Ending(journal.EventWriter(directory), attempt, started)
+    context = RunnerContext(directory, end.events, end.hard_stop)
     context.watch()
-    outcome = _run(request, context)
+    end.events.write("state", state="running", attempt=attempt, started=started, pid=os.getpid())
+    _say(f"--- attempt {attempt}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    outcome = _run(request, context, directory)
     context.end()
-    events.write("state", attempt=attempt, **outcome)
+    end.write(**outcome)
     return {"done": 0, "cancelled": 130}.get(outcome["state"], 1)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Writes the last event. Whoever comes first, the task or the watcher, decides how the job ended."""
+
+    events: journal.EventWriter
+    attempt: int
+    started: float
+
+    def write(self, **outcome: Any) -> bool:
+        return self.events.write("state", attempt=self.attempt, started=self.started, **outcome)
+
+    def hard_stop(self) -> None:
+        """End a task that does not react to a cancel, with the children it started; called by the watcher."""
+        self.write(state="cancelled")
+        if os.getsid(0) == os.getpid():
+            with contextlib.suppress(OSError):
+                os.killpg(os.getpgid(0), signal.SIGTERM)  # we handle it, our children end
+        os._exit(130)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
 
 
 def _hold(directory: Path, inherited: int | None) -> int | None:
@@ -55,9 +80,10 @@ def _hold(directory: Path, inherited: int | None) -> int | None:
     return held
 
 
-def _run(request: dict[str, Any], context: RunnerContext) -> dict[str, Any]:
+def _run(request: dict[str, Any], context: RunnerContext, directory: Path) -> dict[str, Any]:
     """The final event's values."""
     try:
+        context.check()
         result = _task(request["task"])(request["request"], context)
         return {"state": "done", "result": result if result is not None else {}}
     except Cancelled:
@@ -67,7 +93,7 @@ def _run(request: dict[str, Any], context: RunnerContext) -> dict[str, Any]:
             traceback.print_exc()
         if context.stopping:
             return {"state": "cancelled"}
-        return {"state": "failed", "error": _explain(error)}
+        return {"state": "failed", "error": _explain(error, directory)}
 
 
 def _task(name: str) -> Any:
@@ -76,7 +102,7 @@ def _task(name: str) -> Any:
     return getattr(import_module(module), function)
 
 
-def _explain(error: BaseException) -> dict[str, str]:
+def _explain(error: BaseException, directory: Path) -> dict[str, str]:
     if isinstance(error, PhituiError):
         return {"message": error.message, "hint": error.hint}
     if isinstance(error, MemoryError):
@@ -87,24 +113,12 @@ def _explain(error: BaseException) -> dict[str, str]:
     kind = (
         "the task ended the process" if isinstance(error, SystemExit) else f"unexpected error: {type(error).__name__}"
     )
-    return {
-        "message": f"{kind}: {error}",
-        "hint": "this is a defect of phitui or a plugin; details are in the job's log",
-    }
-
-
-def _hard_stop(events: journal.EventWriter, attempt: int) -> None:
-    """End a task that does not react to a cancel, with the children it started; called by the watcher."""
-    if not events.write("state", state="cancelled", attempt=attempt):
-        return
-    if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):
-            os.killpg(os.getpgid(0), signal.SIGTERM)  # we handle it, our children end
-    os._exit(130)
+    log = directory / journal.LOG
+    return {"message": f"{kind}: {error}", "hint": f"this is a defect of phitui or a plugin; details are in {log}"}
 
 
 if __name__ == "__main__":
     code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     os._exit(code)  # whatever threads the task left behind

@@ -38,9 +38,11 @@ def sleep(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
 
 
 def stuck(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
-    """Native sleep that keeps the interpreter's lock, so that no Python thread can run."""
+    """Native sleep that keeps the interpreter's lock, so that no Python thread can run, and that no signal shortens."""
     import ctypes
+    import signal
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ctypes.PyDLL(None).sleep(int(request["seconds"]))
     return {}
 
