@@ -216,7 +216,6 @@ def _rows(
         compute = _sum_by_place(buffers, index, len(offload), "compute")
         if all(buffer.weights is not None for buffer in buffers):
             weights = _sum_by_place(buffers, index, len(offload), "weights")
-            how["weights"] = "measured"
     rows = [
         DevicePlan(d.name, d.backend, d.total, d.free, weights[n], kv[n], compute[n], d.kind)
         for n, d in enumerate([*offload, host])

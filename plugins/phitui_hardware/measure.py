@@ -1,0 +1,139 @@
+"""Asks llama.cpp what a load would allocate, without allocating it (`no_alloc`). Only in the probe's child process.
+
+The model is built from its header alone and kept; a change of context, KV type or batch then costs only a new context.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from phitui_hardware.native import Ggml, LogCapture, breakdown
+
+KEPT_MODELS = 4
+"""Header-only models kept loaded: a slider goes to and fro between a few numbers of layers."""
+
+OFFLOADING = ("gpu", "igpu")
+"""Devices with memory of their own; every other buffer is host memory."""
+
+_COMPUTE = re.compile(r"(\S+)\s+compute buffer size\s*=\s*([\d.]+) MiB")
+_OUTPUT = re.compile(r"(\S+)\s+output buffer size\s*=\s*([\d.]+) MiB")
+MIB = 1024 * 1024
+
+
+class MeasureError(Exception):
+    """llama.cpp refused; the text is its last error line."""
+
+
+class Meter:
+    """Measures loads. Not thread safe: llama.cpp's logger is global."""
+
+    def __init__(self, ggml: Ggml) -> None:
+        import llama_cpp.llama_cpp as llama
+
+        self._llama = llama
+        self._ggml = ggml
+        self._log = LogCapture(llama)
+        self._breakdown = breakdown(llama)
+        self._devices = [device for device in ggml.devices() if device.kind in OFFLOADING]
+        self._models: OrderedDict[tuple[str, int, float], Any] = OrderedDict()
+
+    def measure(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Rows of {"name", "device", "compute"} and, where llama.cpp's own accounting can be read, "weights" and "kv".
+
+        `request` has path, modified (a number that changes with the file), layers, context, batch, ubatch, kv_type (a
+        ggml type id) and flash_attention. Raises MeasureError.
+        """
+        model = self._model(str(request["path"]), int(request["layers"]), float(request["modified"]))
+        with self._context(model, request) as (context, lines):
+            logged, outputs = logged_buffers(lines, _COMPUTE), logged_buffers(lines, _OUTPUT)
+            accounted = self._accounted(context) if self._breakdown else []
+        if accounted and agree(accounted, logged):
+            rows = accounted + [row | {"weights": 0, "kv": 0} for row in outputs]
+        else:
+            rows = logged + outputs
+        return [row | {"device": self._owner(row["name"])} for row in rows]
+
+    def _model(self, path: str, layers: int, modified: float) -> Any:
+        key = (path, layers, modified)
+        if key in self._models:
+            self._models.move_to_end(key)
+            return self._models[key]
+        params = self._llama.llama_model_default_params()
+        params.no_alloc = True
+        params.load_mode = self._llama.LLAMA_LOAD_MODE_NONE
+        params.n_gpu_layers = layers
+        self._log.take()
+        model = self._llama.llama_model_load_from_file(path.encode(), params)
+        if not model:
+            raise MeasureError(why(self._log.take()))
+        while len(self._models) >= KEPT_MODELS:
+            self._llama.llama_model_free(self._models.popitem(last=False)[1])
+        self._models[key] = model
+        return model
+
+    @contextmanager
+    def _context(self, model: Any, request: Mapping[str, Any]) -> Iterator[tuple[Any, list[str]]]:
+        params = self._llama.llama_context_default_params()
+        params.n_ctx = int(request["context"])
+        params.n_batch = int(request["batch"])
+        params.n_ubatch = int(request["ubatch"])
+        params.type_k = params.type_v = int(request["kv_type"])
+        flash = request["flash_attention"]
+        params.flash_attn_type = -1 if flash is None else int(bool(flash))
+        self._log.take()
+        context = self._llama.llama_init_from_model(model, params)
+        lines = self._log.take()
+        if not context:
+            raise MeasureError(why(lines))
+        try:
+            yield context, lines
+        finally:
+            self._llama.llama_free(context)
+
+    def _owner(self, buffer: str) -> str:
+        """The device whose memory a buffer type is (MTL0, MTL0_Private); "" for host memory (CUDA_Host, CPU_REPACK)."""
+        for device in self._devices:
+            if buffer == device.buffer or buffer.startswith(f"{device.name}_"):
+                return device.name
+        return ""
+
+    def _accounted(self, context: Any) -> list[dict[str, Any]]:
+        assert self._breakdown is not None
+        return [
+            {
+                "name": (self._ggml.buffer_name(kind) or b"").decode("utf-8", "replace"),
+                "weights": weights,
+                "kv": kv,
+                "compute": compute,
+            }
+            for kind, weights, kv, compute in self._breakdown(context)
+        ]
+
+
+def logged_buffers(lines: Sequence[str], pattern: re.Pattern[str]) -> list[dict[str, Any]]:
+    """Buffers from the log, which has them right to 0.01 MiB even where nothing is allocated."""
+    found: dict[str, int] = {}
+    for line in lines:
+        if match := pattern.search(line):
+            found[match[1]] = found.get(match[1], 0) + round(float(match[2]) * MIB)
+    return [{"name": name, "compute": size} for name, size in found.items()]
+
+
+def agree(accounted: Sequence[Mapping[str, Any]], logged: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether llama.cpp's accounting, read through a foreign layout, says what its log says."""
+    wanted = {row["name"]: row["compute"] for row in logged}
+    found = {row["name"]: row["compute"] for row in accounted}
+    near = MIB // 50
+    return all(found.keys()) and all(abs(found.get(name, -MIB) - size) <= near for name, size in wanted.items())
+
+
+def why(lines: Sequence[str]) -> str:
+    """The line of a log that says what went wrong."""
+    words = ("error", "failed", "invalid", "unknown", "requires", "unsupported")
+    telling = [line for line in lines if any(word in line.lower() for word in words)]
+    line = (telling or [line for line in lines if line.strip()] or ["it gave no reason"])[0]
+    return line.split(": ", 1)[-1].strip()
