@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from phitui.actions import models as actions
@@ -16,17 +18,15 @@ def command(context: Context) -> click.Command:
     def models(as_json: bool) -> None:
         """What is on this machine, and the catalogue of known models with verdicts."""
         library, known = actions.library(context), actions.catalogue(context)
-        document = {
-            "library": library,
-            "catalogue": [
-                {**vars(model), "verdict": verdict(model), "reason": model.verdict.reason} for model in known
-            ],
-        }
-        for row, model in zip(document["catalogue"], known, strict=True):
-            row["nearest"] = model.verdict.nearest
+        document = {"library": library, "catalogue": [_row(model) for model in known]}
         output.emit(document, as_json, _text(library, known))
 
     return models
+
+
+def _row(model: KnownModel) -> dict[str, Any]:
+    judged = {"verdict": verdict(model), "reason": model.verdict.reason, "nearest": model.verdict.nearest}
+    return {**vars(model), **judged}
 
 
 def verdict(model: KnownModel) -> str:
@@ -42,8 +42,8 @@ def _text(library: list[Artifact], known: list[KnownModel]) -> str:
     else:
         lines.append("  nothing yet: phitui pull downloads a checkpoint, phitui build makes a GGUF of it")
     lines += ["", "Catalogue"]
-    rows = [(m.id, m.parameters, f"{m.context_length:,}", "yes" if m.verdict.ok else "no", _why(m)) for m in known]
-    lines.append(output.table(("id", "parameters", "context", "converts", ""), rows, right=(1, 2)))
+    facts = [(m.id, m.parameters, f"{m.context_length:,}", "yes" if m.verdict.ok else "no", _why(m)) for m in known]
+    lines.append(output.table(("id", "parameters", "context", "converts", ""), facts, right=(1, 2)))
     return "\n".join(lines)
 
 
