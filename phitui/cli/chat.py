@@ -1,0 +1,221 @@
+"""`phitui chat`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO, Any
+
+import click
+
+from phitui.actions.chat import Chat, ChatRequest, as_document, open_chat
+from phitui.actions.context import Context
+from phitui.cli import output
+from phitui.domain.chat import ChatStats, Sampling, TextChunk
+from phitui.domain.placement import KV_TYPES
+from phitui.domain.text import visible
+from phitui.errors import Cancelled, EngineError, PhituiError, UsageError
+
+_DEFAULT = Sampling()
+_FLASH = {"auto": None, "on": True, "off": False}
+
+
+def command(context: Context) -> click.Command:
+    @click.command("chat")
+    @click.argument("model")
+    @click.option("-p", "--prompt", help="Ask this and print the answer; without it, lines are read from stdin.")
+    @click.option("--system", default="", help="System prompt.")
+    @click.option("--ctx", "context_length", type=click.IntRange(min=1), help="Context length in tokens.")
+    @click.option(
+        "--layers",
+        default="auto",
+        metavar="N|auto",
+        help="Layers to offload; auto: all that fit.",
+    )
+    @click.option("--kv-type", default="f16", type=click.Choice(sorted(KV_TYPES)), help="Type of the KV cache.")
+    @click.option("--flash-attn", default="auto", type=click.Choice(list(_FLASH)), help="Flash attention.")
+    @click.option("--threads", type=click.IntRange(min=1), help="Threads; all physical cores if not given.")
+    @click.option(
+        "--temp", default=_DEFAULT.temperature, type=click.FloatRange(min=0), help="0 takes the likeliest token."
+    )
+    @click.option("--top-p", default=_DEFAULT.top_p, type=click.FloatRange(0, 1))
+    @click.option("--top-k", default=_DEFAULT.top_k, type=click.IntRange(min=0))
+    @click.option("--min-p", default=_DEFAULT.min_p, type=click.FloatRange(0, 1))
+    @click.option("--repeat-penalty", default=_DEFAULT.repeat_penalty, type=click.FloatRange(min=0, min_open=True))
+    @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Makes an answer repeatable.")
+    @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
+    @click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable.")
+    @click.option("--rpc", multiple=True, metavar="HOST:PORT", help="An RPC worker to use. Repeatable.")
+    @click.option("--engine", help="Name of the engine; see phitui plugins.")
+    @click.option("--force", is_flag=True, help="Load even what does not fit.")
+    @output.json_flag
+    def chat(model: str, prompt: str | None, as_json: bool, **options: Any) -> None:
+        """Talk to MODEL, a GGUF file or a name in the library."""
+        if as_json and prompt is None:
+            raise UsageError("--json needs a question", "add -p TEXT")
+        with _loaded(context, _request(model, options)) as session:
+            if prompt is None:
+                _converse(session, sys.stdin)
+            else:
+                _one(session, prompt, as_json)
+
+    return chat
+
+
+def _layers(value: str) -> int | None:
+    """A number of layers, -1 for all, None for "auto". Raises UsageError."""
+    if value.lower() == "auto":
+        return None
+    try:
+        return max(-1, int(value))
+    except ValueError:
+        raise UsageError(f"--layers is a number or auto, not {value!r}") from None
+
+
+def _request(model: str, options: dict[str, Any]) -> ChatRequest:
+    return ChatRequest(
+        model=model,
+        system=options["system"],
+        context=options["context_length"],
+        layers=_layers(options["layers"]),
+        kv_type=options["kv_type"],
+        flash_attention=_FLASH[options["flash_attn"]],
+        threads=options["threads"],
+        sampling=Sampling(
+            temperature=options["temp"],
+            top_p=options["top_p"],
+            top_k=options["top_k"],
+            min_p=options["min_p"],
+            repeat_penalty=options["repeat_penalty"],
+            seed=options["seed"],
+            max_tokens=options["max_tokens"],
+            stop=options["stop"],
+        ),
+        engine=options["engine"],
+        rpc=options["rpc"],
+        force=options["force"],
+    )
+
+
+@contextmanager
+def _loaded(context: Context, request: ChatRequest) -> Iterator[Chat]:
+    """The chat, with a line of progress while it loads; always closed."""
+    session = open_chat(context, request, _progress_line())
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def _progress_line() -> Callable[[float], None] | None:
+    if not sys.stderr.isatty():
+        return None
+
+    def show(part: float) -> None:
+        text = "" if part >= 1 else f"loading {part:.0%}"
+        click.echo(f"\r{text:<14}" + ("\r" if not text else ""), nl=False, err=True)
+
+    return show
+
+
+def _one(session: Chat, prompt: str, as_json: bool) -> None:
+    text, stats = "", None
+    for chunk in session.ask(prompt):
+        if isinstance(chunk, ChatStats):
+            stats = chunk
+        else:
+            text += chunk.text
+            if not as_json:
+                _write(chunk)
+    if as_json:
+        assert stats is not None
+        output.emit(document(session, text, stats), as_json)
+    else:
+        click.echo()
+
+
+def document(session: Chat, text: str, stats: ChatStats) -> dict[str, Any]:
+    """What `--json` prints."""
+    info = session.info
+    return {
+        "text": text,
+        **as_document(stats),
+        "load_seconds": info.load_seconds,
+        "model": info.model,
+        "chat_format": info.chat_format,
+        "layers_offloaded": info.layers_offloaded,
+        "layers_total": info.layers_total,
+        "details": info.details,
+    }
+
+
+def _write(chunk: TextChunk) -> None:
+    """Print a piece of an answer; on a terminal, nothing in it may move the cursor or ring."""
+    text = visible(chunk.text.replace("\r", ""), keep="\n\t") if sys.stdout.isatty() else chunk.text
+    click.echo(text, nl=False)
+
+
+def _converse(session: Chat, lines: IO[str]) -> None:
+    """A conversation, line by line. Ctrl-C stops an answer; a second one, or one at the prompt, ends it all."""
+    tty = lines.isatty()
+    if tty:
+        output.say(f"{session.info.model}: context {session.info.context}. /reset forgets, /quit ends, Ctrl-C stops.")
+    while True:
+        if tty:
+            click.echo("> ", nl=False, err=True)
+        line = lines.readline()
+        text = line.strip()
+        if not line or text == "/quit":
+            return
+        if text == "/reset":
+            session.reset()
+            output.say("the conversation is forgotten")
+        elif text:
+            _answer(session, text, tty)
+
+
+def _answer(session: Chat, text: str, tty: bool) -> None:
+    """One answer. At a terminal an engine that fails is started again; a script gets the error."""
+    try:
+        _streamed(session, text)
+    except Cancelled:
+        raise
+    except PhituiError as error:
+        if not tty:
+            raise
+        output.failure(error, False)
+        if isinstance(error, EngineError) and not session.alive:
+            output.say("starting the engine again ...")
+            session.restart(_progress_line())
+
+
+def _streamed(session: Chat, text: str) -> None:
+    with _interrupts(session):
+        for chunk in session.ask(text):
+            if isinstance(chunk, TextChunk):
+                _write(chunk)
+    click.echo()
+
+
+@contextmanager
+def _interrupts(session: Chat) -> Iterator[None]:
+    """Meanwhile, the first Ctrl-C stops the answer and the second is a KeyboardInterrupt."""
+    stopped = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if stopped:
+            raise KeyboardInterrupt
+        stopped = True
+        # not here: this very thread may hold the lock that stop() needs
+        threading.Thread(target=session.stop, name="stop").start()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

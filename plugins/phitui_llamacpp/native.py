@@ -1,0 +1,223 @@
+"""llama.cpp's library: loading a model and a context with phitui's settings. Only the engine process imports this."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+
+from phitui.api import EngineError, EngineSettings, TensorType, Unavailable, UsageError
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+CONNECT_PATIENCE = 5.0
+"""Seconds to wait for an RPC worker to accept a connection."""
+_FLOATS = ("f32", "f16", "bf16")
+_ERROR, _DEBUG, _CONTINUED = 3, 4, 5  # ggml_log_level
+_GPU_KINDS = (1, 2)  # ggml_backend_dev_type: GPU, IGPU
+
+
+class Log:
+    """Writes llama.cpp's log to descriptor 2 (the engine's log file) and remembers its last complaints."""
+
+    def __init__(self) -> None:
+        self.complaints: deque[str] = deque(maxlen=3)
+        self._level = 0
+        self._callback = lib.llama_log_callback(self._take)  # the library keeps only a pointer: this must live on
+        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _data: Any) -> None:
+        self._level = self._level if level == _CONTINUED else level
+        if self._level == _DEBUG:
+            return
+        os.write(2, text)
+        if self._level == _ERROR and text.strip():
+            self.complaints.append(text.decode("utf-8", "replace").strip())
+
+    def why(self) -> str:
+        """The last complaints as part of a sentence."""
+        return "; ".join(self.complaints)
+
+
+class Switch:
+    """Something native code can ask without taking Python's lock: "should I abort?"
+
+    llama.cpp calls its abort callback between the operations of a graph, a thousand times a token. The callback here
+    is the C library's strlen on a two-byte buffer: 0 while the first byte is 0, else 1. No Python runs.
+    """
+
+    def __init__(self) -> None:
+        self._flag = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        self.callback = lib.ggml_abort_callback(strlen)
+        self.data = ctypes.cast(self._flag, ctypes.c_void_p)
+
+    @property
+    def on(self) -> bool:
+        return self._flag.raw[0] != 0
+
+    def set(self, on: bool) -> None:
+        self._flag[0] = b"\1" if on else b"\0"
+
+
+def load_model(path: Path, settings: EngineSettings, progress: Callable[[float], None], log: Log) -> Any:
+    """Load the weights. Raises EngineError with llama.cpp's own complaint."""
+    lib.llama_backend_init()
+    add_servers(settings.rpc)
+
+    def report(part: float, _data: Any) -> bool:
+        progress(part)
+        return True
+
+    parameters = lib.llama_model_default_params()
+    parameters.n_gpu_layers = settings.layers
+    parameters.load_mode = lib.LLAMA_LOAD_MODE_MMAP if settings.mmap else lib.LLAMA_LOAD_MODE_NONE
+    parameters.progress_callback = callback = lib.llama_progress_callback(report)
+    model = lib.llama_model_load_from_file(os.fsencode(path), parameters)
+    del callback
+    if not model:
+        raise EngineError(
+            f"llama.cpp cannot load {path.name}: {log.why() or 'it does not say why'}",
+            "phitui inspect shows what the file holds; if memory is short, use fewer layers or a smaller scheme",
+        )
+    return model
+
+
+def make_context(model: Any, settings: EngineSettings, n_ctx: int, switch: Switch, log: Log) -> Any:
+    """The context with its KV cache and compute buffers. Raises EngineError with llama.cpp's own complaint."""
+    kv_type = settings.kv_type.lower()
+    if kv_type not in KV_TYPES:
+        raise UsageError(f"the KV cache cannot be {settings.kv_type!r}", f"KV types: {', '.join(KV_TYPES)}")
+    if kv_type not in _FLOATS and settings.flash_attention is False:
+        raise UsageError(f"a {kv_type} KV cache needs flash attention", "leave flash attention on, or use f16")
+    parameters = lib.llama_context_default_params()
+    parameters.n_ctx = n_ctx
+    parameters.n_batch = min(settings.batch, n_ctx)
+    parameters.n_ubatch = min(settings.ubatch, parameters.n_batch)
+    parameters.n_seq_max = 1
+    parameters.n_threads = parameters.n_threads_batch = settings.threads or default_threads()
+    parameters.type_k = parameters.type_v = TensorType[kv_type.upper()]
+    parameters.flash_attn_type = {
+        None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }[settings.flash_attention]
+    parameters.abort_callback = switch.callback
+    parameters.abort_callback_data = switch.data
+    parameters.no_perf = True
+    context = lib.llama_init_from_model(model, parameters)
+    if not context:
+        raise EngineError(
+            f"llama.cpp cannot make a context of {n_ctx} tokens: {log.why() or 'it does not say why'}",
+            "use a smaller context, a smaller KV type or fewer layers",
+        )
+    return context
+
+
+def add_servers(servers: Sequence[str]) -> None:
+    """Register RPC workers (HOST:PORT) as devices. Raises Unavailable if this build has no RPC or one is not there."""
+    if not servers:
+        return
+    ggml, base = _ggml()
+    ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
+    ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
+    registry = ggml.ggml_backend_reg_by_name(b"RPC")
+    if not registry:
+        raise Unavailable(
+            "this llama-cpp-python was compiled without RPC",
+            'CMAKE_ARGS="-DGGML_RPC=ON" pip install --no-cache-dir --force-reinstall llama-cpp-python',
+        )
+    base.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    base.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    address = base.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_rpc_add_server")
+    add = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(address)
+    ggml.ggml_backend_register.argtypes = [ctypes.c_void_p]
+    ggml.ggml_backend_register.restype = None
+    for server in servers:
+        _reach(server)
+        added = add(server.encode())
+        if not added:
+            raise Unavailable(f"no RPC worker answers at {server}", "start one there with: phitui worker")
+        ggml.ggml_backend_register(added)
+
+
+def _reach(server: str) -> None:
+    """Raise Unavailable if nothing listens at HOST:PORT: llama.cpp itself would abort the process."""
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_PATIENCE).close()
+    except ValueError:
+        raise UsageError(f"{server!r} is not HOST:PORT", "for example: --rpc 127.0.0.1:50052") from None
+    except OSError as error:
+        raise Unavailable(
+            f"no RPC worker answers at {server}: {error}", "start one there with: phitui worker"
+        ) from None
+
+
+def has_gpu() -> bool:
+    """Whether any device could hold offloaded layers: a GPU, an integrated GPU or an RPC worker.
+
+    (llama_supports_gpu_offload is true for every build with RPC, with or without workers.)
+    """
+    ggml, _ = _ggml()
+    ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    return any(ggml.ggml_backend_dev_by_type(kind) for kind in _GPU_KINDS)
+
+
+def _ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    """libggml and libggml-base under the names that libllama links: any other name would load a second registry."""
+    folder = Path(lib.__file__).parent / "lib"
+
+    def one(stem: str) -> ctypes.CDLL:
+        for pattern in (f"{stem}.so.0", f"{stem}.0.dylib", f"{stem}.so", f"{stem}.dylib"):
+            if (folder / pattern).exists():
+                return ctypes.CDLL(str(folder / pattern))
+        raise Unavailable(f"{stem} is missing from llama-cpp-python", "install llama-cpp-python again")
+
+    return one("libggml"), one("libggml-base")
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: its affinity and its control group's quota respected."""
+    import psutil
+
+    logical = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+    physical = psutil.cpu_count(logical=False) or logical
+    return max(1, min(usable, physical, _quota()))
+
+
+def _quota() -> int:
+    """CPUs that the control group grants (cpu.max is "QUOTA PERIOD" or "max PERIOD")."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return 1 << 16
+
+
+def sampler(sampling: Any, vocabulary: int, seed: int) -> Any:
+    """llama.cpp's chain in its default order: penalties, top-k, top-p, min-p, temperature, then the pick."""
+    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    add = lib.llama_sampler_chain_add
+    if sampling.repeat_penalty != 1.0:
+        add(chain, lib.llama_sampler_init_penalties(vocabulary, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
+    if sampling.temperature <= 0:
+        add(chain, lib.llama_sampler_init_greedy())
+        return chain
+    add(chain, lib.llama_sampler_init_top_k(sampling.top_k))
+    add(chain, lib.llama_sampler_init_top_p(sampling.top_p, 1))
+    add(chain, lib.llama_sampler_init_min_p(sampling.min_p, 1))
+    add(chain, lib.llama_sampler_init_temp(sampling.temperature))
+    add(chain, lib.llama_sampler_init_dist(seed))
+    return chain
+
+
+PENALTY_WINDOW = 64
+"""Tokens that the repeat penalty looks back on, llama.cpp's default."""
