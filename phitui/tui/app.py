@@ -56,8 +56,8 @@ class PhituiApp(App[None]):
     TITLE = "phitui"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {place: partial(_screen, place) for place in PLACES}
     DEFAULT_MODE = "models"
-    HORIZONTAL_BREAKPOINTS: ClassVar = [(0, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar = [(0, "-short"), (30, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  (an instance variable in Textual)
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar = [
         *[
             Binding(f"{number},f{number}", f"place('{place}')", place.capitalize(), show=False)
@@ -79,6 +79,8 @@ class PhituiApp(App[None]):
     hand: var[Hand | None] = var(None)
     devices: var[tuple[Device, ...]] = var(())
     jobs: var[tuple[Any, ...]] = var(())
+    settings: var[dict[str, Any]] = var({})
+    """How the model in hand is to be loaded (context, layers, kv_type), as Plan left it."""
     library_version: var[int] = var(0)
     """Counts up whenever the library changed: places that show it read it again."""
 

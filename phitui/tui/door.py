@@ -3,7 +3,7 @@ nothing; all of them may take long and are called from worker threads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +59,12 @@ class Door:
         return build.start(self.context, build.BuildRequest(source, scheme, out, overwrite=overwrite))
 
     # plan ------------------------------------------------------------------------------------------------------------
-    def plan(self, model: str, settings: Mapping[str, Any]) -> OffloadPlan:
+    def plan(self, model: str, settings: Mapping[str, Any], *, probe: bool) -> OffloadPlan:
+        """`probe` asks the engine for its buffers; without, formulas answer at once."""
         from phitui.actions import plan
         from phitui.domain.offload import PlanRequest
 
-        return plan.plan(self.context, PlanRequest(model, **settings))
+        return plan.plan(self.context, PlanRequest(model, **settings), probe)
 
     def devices(self) -> Sequence[Device]:
         from phitui.actions import plan
@@ -71,10 +72,10 @@ class Door:
         return plan.devices(self.context)
 
     # chat ------------------------------------------------------------------------------------------------------------
-    def open_chat(self, model: str, settings: Mapping[str, Any]) -> Chat:
+    def open_chat(self, model: str, settings: Mapping[str, Any], progress: Callable[[float], None]) -> Chat:
         from phitui.actions import chat
 
-        return chat.open_chat(self.context, chat.ChatRequest(model, **settings))
+        return chat.open_chat(self.context, chat.ChatRequest(model, **settings), progress)
 
     # export ----------------------------------------------------------------------------------------------------------
     def targets(self) -> Sequence[Any]:

@@ -59,6 +59,18 @@ class AnswerText(Message, bubble=False):
         self.text = text
 
 
+class Loading(Message, bubble=False):
+    """The model of a turn is being loaded; `part` is 0 to 1."""
+
+    def __init__(self, turn: int, part: float) -> None:
+        super().__init__()
+        self.turn = turn
+        self.part = part
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Loading)
+
+
 class AnswerDone(Message, bubble=False):
     """The answer ended with its figures (None: stopped without any)."""
 

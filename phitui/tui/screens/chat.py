@@ -1,0 +1,249 @@
+"""Chat: talk to the model in hand."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import ClassVar
+
+from textual import on
+from textual.binding import Binding
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from phitui.domain.chat import ChatStats
+from phitui.errors import EngineError, PhituiError
+from phitui.tui import format as show
+from phitui.tui.conversation import Conversation
+from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
+from phitui.tui.place import Place
+from phitui.tui.text import lines, styled
+from phitui.tui.widgets.composer import Composer
+from phitui.tui.widgets.transcript import Answer, Note, Question, Transcript
+
+
+class Chat(Place):
+    NAME = "chat"
+    CSS_PATH = "chat.tcss"
+    ABOUT = (
+        "Talk to the model in hand. It is loaded with the first message, in a process of its own: if it dies, the "
+        "conversation stays and r starts it again.\n"
+        "Enter sends, ctrl+j starts a new line, Escape stops the answer; a second Escape leaves the message line, and "
+        "the keys 1-7 work again."
+    )
+    AUTO_FOCUS = "Composer"
+    BINDINGS: ClassVar = [
+        Binding("escape", "escape", "stop", key_display="esc"),
+        Binding("i,enter", "write", "write", key_display="enter"),
+        Binding("r", "restart", "restart engine"),
+        Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
+        Binding("Y", "copy_answer", "copy answer"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._question = ""
+        self._answer: Answer | None = None
+        self._text = ""
+        self._failed: PhituiError | None = None
+        self._stats: ChatStats | None = None
+        self._loading: float | None = None
+
+    def body(self) -> Iterator[Widget]:
+        with Transcript(id="said"):
+            yield Static(id="intro")
+            yield Static(classes="room")
+        yield Static(id="state", markup=False)
+        yield Composer(placeholder="write a message", id="message")
+
+    def on_mount(self) -> None:
+        self.talk = Conversation(self.app.door, self.post_message)
+        self.watch(self.app, "hand", self._hand_changed)
+
+    def on_unmount(self) -> None:
+        self.talk.close()
+
+    def _hand_changed(self) -> None:
+        hand = self.app.hand
+        ready = hand is not None and hand.kind == "gguf"
+        self.query_one(Composer).disabled = not ready
+        text: list[Content | str]
+        if hand is None:
+            text = [styled("No model in hand", "bold"), "Pick a GGUF under 1 Models, then come back with c."]
+        elif not ready:
+            text = [styled(f"{hand.name} is a checkpoint", "bold"), "Chat needs a GGUF: make one under 2 Build."]
+        else:
+            said = (
+                "The conversation goes on with this model."
+                if self.talk.messages
+                else "It is loaded with your first message."
+            )
+            text = [styled(hand.name, "bold"), styled(said, "$text-muted")]
+        self.query_one("#intro", Static).update(lines(text))
+        if ready and self.is_current:
+            self.query_one(Composer).focus()
+        self._show_state()
+
+    def on_screen_resume(self) -> None:
+        if not self.query_one(Composer).disabled and not self.talk.busy:
+            self.query_one(Composer).focus()
+
+    # asking ----------------------------------------------------------------------------------------------------------
+    @on(Composer.Submitted)
+    async def _send(self, event: Composer.Submitted) -> None:
+        if self.talk.busy:
+            self.app.notify("one answer at a time: Escape stops this one", timeout=3)
+            return
+        self.query_one(Composer).clear()
+        await self._ask(event.text)
+
+    async def _ask(self, text: str, *, restart: bool = False) -> None:
+        hand = self.app.hand
+        if hand is None:
+            return
+        said = self.query_one(Transcript)
+        said.following = True
+        self._question, self._text, self._failed, self._stats, self._loading = text, "", None, None, None
+        await self.query("Note.-error").remove()
+        self.query_one("#intro").display = False
+        self._answer = Answer()
+        turns: list[Widget] = [self._answer] if restart else [Question(text), self._answer]
+        await said.mount_all(turns, before=".room")
+        self.talk.send(hand.path, text, self.app.settings, restart=restart)
+        self.call_after_refresh(said.reveal, self._answer)
+        self._show_state()
+        self.refresh_bindings()
+
+    def on_loading(self, message: Loading) -> None:
+        if message.turn == self.talk.turn:
+            self._loading = message.part
+            self._show_state()
+
+    async def on_answer_text(self, message: AnswerText) -> None:
+        if message.turn != self.talk.turn or self._answer is None:
+            return
+        if self._loading is not None or not self._text:
+            self._loading = None
+            self._text += message.text
+            self._show_state()
+        else:
+            self._text += message.text
+        await self._answer.append(message.text)
+        self.call_after_refresh(self.query_one(Transcript).reveal, self._answer)
+
+    def on_answer_done(self, message: AnswerDone) -> None:
+        if message.turn != self.talk.turn:
+            return
+        self._stats, self._loading = message.stats, None
+        if message.stats is None and not self._text:
+            self._note("stopped before the answer began")
+        self._show_state()
+        self.refresh_bindings()
+
+    def on_answer_failed(self, message: AnswerFailed) -> None:
+        if message.turn != self.talk.turn:
+            return
+        self._failed, self._loading = message.error, None
+        error = message.error
+        parts: list[Content | str] = [styled(error.message, "$error bold")]
+        if isinstance(error, EngineError) and error.log_tail:
+            parts.append(lines([error.log_tail]).stylize("$text-muted"))
+        parts += [styled(error.hint, "$text-muted")] if error.hint else []
+        parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
+        self._note(lines(parts), error=True)
+        self.query_one(Transcript).focus()
+        self._show_state()
+        self.refresh_bindings()
+
+    def _note(self, content: Content | str, *, error: bool = False) -> None:
+        note = Note(content, markup=False, classes="-error" if error else "")
+        said = self.query_one(Transcript)
+        said.mount(note, before=".room")
+        said.following = True
+        self.call_after_refresh(said.reveal, note)
+
+    # state line ------------------------------------------------------------------------------------------------------
+    def _show_state(self) -> None:
+        self.query_one("#state", Static).update(self._state())
+
+    def _state(self) -> Content:
+        if self._failed is not None:
+            return styled("the engine stopped", "$error") + styled(" · r restart", "$text-muted")
+        if self.talk.busy:
+            if self._loading is not None:
+                return styled(f"loading the model … {100 * self._loading:.0f} %", "$accent")
+            if not self._text:
+                return styled("reading …", "$accent")
+            return styled("answering …", "$accent") + styled(" esc stops", "$text-muted")
+        if self._stats is None:
+            return styled("ready" if self.app.hand is not None else "no model in hand", "$text-muted")
+        return _figures(self._stats, self.size.width)
+
+    # keys ------------------------------------------------------------------------------------------------------------
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        busy = hasattr(self, "talk") and self.talk.busy
+        if action == "restart":
+            return self._failed is not None
+        if action == "escape":
+            return busy or isinstance(self.focused, Composer)
+        if action == "write":
+            return not isinstance(self.focused, Composer)
+        return True
+
+    def action_escape(self) -> None:
+        if self.talk.busy:
+            self.talk.stop()
+        else:
+            self.query_one(Transcript).focus()
+
+    def action_write(self) -> None:
+        self.query_one(Composer).focus()
+
+    async def action_restart(self) -> None:
+        if self._failed is not None and not self.talk.busy:
+            if self._answer is not None:
+                await self._answer.remove()
+            await self._ask(self._question, restart=True)
+
+    async def action_new(self) -> None:
+        """Forget this conversation and begin another one."""
+        if self.talk.busy:
+            self.app.notify("Escape stops the answer first", timeout=3)
+            return
+        self.talk.reset()
+        await self.query("Question, Answer, Note").remove()
+        self._stats = self._failed = None
+        self.query_one("#intro").display = True
+        self._hand_changed()
+
+    def action_copy_answer(self) -> None:
+        if self._text:
+            self.app.copy(self._text, "answer")
+
+    def command_line(self) -> str:
+        hand = self.app.hand
+        if hand is None:
+            return ""
+        parts = ["phitui", "chat", hand.path]
+        flags = {"context": "--ctx", "layers": "--layers", "kv_type": "--kv-type"}
+        for name, flag in flags.items():
+            if self.app.settings.get(name) is not None:
+                parts += [flag, str(self.app.settings[name])]
+        return shlex.join(parts + (["-p", self._question] if self._question else []))
+
+
+def _figures(stats: ChatStats, width: int) -> Content:
+    """The last answer in numbers."""
+    used = stats.context_used / stats.context if stats.context else 0.0
+    reasons = {"length": "cut at the limit", "cancelled": "stopped"}
+    parts = [
+        f"{stats.decode_tokens_per_s:.1f} tokens/s",
+        f"{stats.completion_tokens} tokens",
+        f"prompt {stats.prompt_tokens} ({stats.evaluated_tokens} new)" if width >= 100 else "",
+        reasons.get(stats.finish_reason, ""),
+    ]
+    meter = f"context {stats.context_used}/{stats.context} {show.bar(used, 10)}"
+    left = styled(" · ".join(part for part in parts if part), "$text-muted")
+    right = styled(meter, "$warning" if used > 0.85 else "$text-muted")
+    return left + " " * max(2, width - 2 - left.cell_length - right.cell_length) + right

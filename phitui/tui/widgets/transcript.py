@@ -1,0 +1,121 @@
+"""What was said: turns below each other, painted with as few and as cheap repaints as possible."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from markdown_it import MarkdownIt
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.events import MouseScrollDown, MouseScrollUp
+from textual.widgets import Markdown, Static
+
+from phitui.domain.text import visible
+
+
+@lru_cache(maxsize=1)
+def _parser() -> MarkdownIt:
+    """One parser for all answers: making one costs as much as parsing. HTML is shown as text, links are not guessed."""
+    return MarkdownIt("gfm-like", {"html": False, "linkify": False})
+
+
+class Answer(Markdown):
+    """An answer. Its text is already harmless; links are shown, never opened by a click."""
+
+    DEFAULT_CSS = """
+    Answer { height: auto; padding: 0 1 0 2; margin: 0; background: transparent; }
+    Answer MarkdownH1, Answer MarkdownH2, Answer MarkdownH3, Answer MarkdownH4 {
+        content-align: left middle; color: $primary; text-style: bold; margin: 0 0 1 0; background: transparent;
+    }
+    Answer MarkdownFence { margin: 0 0 1 0; background: $panel; }
+    Answer MarkdownFence > Label { padding: 0 1; }
+    Answer MarkdownBullet { color: $accent; }
+    """
+
+    def __init__(self, text: str = "", **kwargs: Any) -> None:
+        super().__init__(visible(text) or None, parser_factory=_parser, open_links=False, **kwargs)
+
+
+class Question(Static):
+    """What the person said."""
+
+    DEFAULT_CSS = """
+    Question { height: auto; margin: 1 0; padding: 0 1; border-left: outer $accent; background: $surface; }
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Content(visible(text)), markup=False)
+
+
+class Note(Static):
+    """A remark of phitui itself, such as an error of the engine."""
+
+    DEFAULT_CSS = """
+    Note { height: auto; margin: 1 0; padding: 0 1; color: $text-muted; border-left: outer $border; }
+    Note.-error { border-left: outer $error; background: $surface; color: $foreground; }
+    """
+
+
+class Transcript(VerticalScroll, can_focus=True):
+    """Follows the answer while it grows, unless the person scrolled up.
+
+    It scrolls by a third of its height at a time: most updates then repaint only the last lines, where scrolling
+    line by line would repaint the whole region each time.
+    """
+
+    DEFAULT_CSS = """
+    Transcript { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; background: $background; }
+    Transcript > .room { height: 0; }
+    """
+
+    following = True
+
+    def reveal(self, turn: Static | Markdown) -> None:
+        """Scroll so that the end of a turn can be seen."""
+        height = self.scrollable_content_region.height
+        bottom = turn.virtual_region.bottom
+        if not self.following or bottom <= self.scroll_offset.y + height:
+            return
+        lead = max(1, height // 3)
+        room = self.query_one(".room", Static)
+        if room.styles.height is None or room.styles.height.value != lead:
+            room.styles.height = lead
+        self.call_after_refresh(self.scroll_to, y=bottom - height + lead, animate=False, immediate=True)
+
+    def _judge(self) -> None:
+        """After the person scrolled: follow again only if the end is in sight."""
+        self.following = self.scroll_offset.y >= self.max_scroll_y - self.scrollable_content_region.height // 3 - 1
+
+    def _action_done(self) -> None:
+        self.call_after_refresh(self._judge)
+
+    def action_scroll_up(self) -> None:
+        super().action_scroll_up()
+        self._action_done()
+
+    def action_scroll_down(self) -> None:
+        super().action_scroll_down()
+        self._action_done()
+
+    def action_page_up(self) -> None:
+        super().action_page_up()
+        self._action_done()
+
+    def action_page_down(self) -> None:
+        super().action_page_down()
+        self._action_done()
+
+    def action_scroll_home(self) -> None:
+        super().action_scroll_home()
+        self._action_done()
+
+    def action_scroll_end(self) -> None:
+        super().action_scroll_end()
+        self._action_done()
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        self._action_done()
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        self._action_done()
