@@ -1,0 +1,1 @@
+"""One module per architecture: hyperparameters checked and turned into keys, and the tensors that must be there."""
