@@ -55,8 +55,10 @@ class Offer(Protocol):
 class Converter(Offer, Protocol):
     """Turns a Hugging Face checkpoint into a tensor source. `architectures`: the values of config.json it may take."""
 
-    architectures: tuple[str, ...]
-    options: type
+    @property
+    def architectures(self) -> tuple[str, ...]: ...
+    @property
+    def options(self) -> type: ...
 
     def inspect(self, config: Mapping[str, Any]) -> Verdict:
         """Judge a config.json alone, before any download. Never raises for a strange config: says so in the verdict."""
@@ -79,7 +81,8 @@ class Encoder(Protocol):
 class Quantizer(Offer, Protocol):
     """Knows schemes: which tensor gets which type, and how rows are encoded."""
 
-    options: type
+    @property
+    def options(self) -> type: ...
 
     def schemes(self) -> Sequence[Scheme]:
         """All schemes, from large to small."""
@@ -145,7 +148,8 @@ class Engine(Offer, Protocol):
 class Exporter(Offer, Protocol):
     """Makes a model known to another program."""
 
-    options: type
+    @property
+    def options(self) -> type: ...
 
     def preview(self, model: ExportModel, options: Any, out: Path) -> Bundle:
         """The files of the export, exactly as they will be written below `out`. Writes nothing."""
@@ -180,7 +184,8 @@ class Measures:
 class Evaluator(Offer, Protocol):
     """Measures quality or speed of a GGUF."""
 
-    options: type
+    @property
+    def options(self) -> type: ...
 
     def evaluate(self, model: Path, options: Any, job: JobContext) -> Measures: ...
 
@@ -189,7 +194,8 @@ class Evaluator(Offer, Protocol):
 class Command(Offer, Protocol):
     """An extra command of the CLI and entry of the command palette. `run` returns a JSON-ready document."""
 
-    options: type
+    @property
+    def options(self) -> type: ...
 
     def run(self, phitui: Phitui, options: Any, say: Say) -> Mapping[str, Any]:
         """Do the work; `say` writes a line for people (stderr under --json)."""
