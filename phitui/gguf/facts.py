@@ -1,4 +1,4 @@
-"""Facts of a model, from the header of its GGUF file or from the config.json of its checkpoint. Reads no tensor data."""
+"""Facts of a model, from the header of its GGUF file or from the config.json of its checkpoint."""
 
 from __future__ import annotations
 

@@ -191,9 +191,9 @@ class _Write:
         row_bytes = source.stored.row_bytes(width)
         raw = self._buffer(chunk.rows * row_bytes)
         self.sources.read(source, chunk.first_row * row_bytes, raw)
-        values = floats.widen(raw, source.stored)
         if chunk.kind == "float":
-            return floats.narrow(values, chunk.tensor.type)
+            return floats.convert(raw, source.stored, chunk.tensor.type)
+        values = floats.widen(raw, source.stored)
         assert self.encoder is not None
         encoded = self.encoder(chunk.tensor, chunk.first_row, values.reshape(chunk.rows, width))
         if memoryview(encoded).nbytes != chunk.length:
