@@ -22,7 +22,7 @@ from phitui.domain.chat import (
     chat_format,
     format_named,
 )
-from phitui.domain.hardware import BackendReport, Device, MemoryBuffer
+from phitui.domain.hardware import BackendReport, Device, EngineReport, MemoryBuffer
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Rope, Verdict
 from phitui.domain.offers import (
     Availability,
@@ -113,6 +113,7 @@ __all__ = [
     "Encoder",
     "Engine",
     "EngineError",
+    "EngineReport",
     "EngineSettings",
     "Evaluator",
     "ExportModel",

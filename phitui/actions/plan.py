@@ -57,13 +57,16 @@ def plan(ctx: Context, request: PlanRequest, probe: bool = True) -> OffloadPlan:
 def _measured(
     model: ModelMemory, machine: Sequence[Device], request: PlanRequest, path: Path, prober: MemoryProbe
 ) -> OffloadPlan:
+    from phitui.actions.standin import stand_in
+
+    stat = path.stat()
     failures: list[str] = []
 
     def measure(settings: EngineSettings) -> Sequence[MemoryBuffer] | None:
         if failures:
             return None
         try:
-            return prober.measure(path, settings)
+            return prober.measure(stand_in(path, stat.st_size, stat.st_mtime_ns), settings)
         except PhituiError as error:
             failures.append(error.message)
             return None

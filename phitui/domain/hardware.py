@@ -24,11 +24,26 @@ class Device:
 
 
 @dataclass(frozen=True)
+class EngineReport:
+    """What the engine on this machine is and was compiled with. `backends` are ggml's names (CPU, CUDA, RPC);
+    `features` are the instruction sets and switches that each of them was built with."""
+
+    name: str
+    version: str
+    path: str
+    backends: tuple[str, ...]
+    features: dict[str, tuple[str, ...]]
+    gpu_offload: bool
+    rpc: bool
+
+
+@dataclass(frozen=True)
 class BackendReport:
     """What one hardware backend found.
 
     `compiled_in`: the engine on this machine can use it. `present`: the machine has such hardware (None: unknown).
     `install` is the command that makes the engine use it. `facts` are (label, value) lines for people.
+    `engine` is what the backend found out about the engine itself, if it asked.
     """
 
     backend: str
@@ -38,6 +53,7 @@ class BackendReport:
     install: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    engine: EngineReport | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from phitui.api import (
     Availability,
     BackendReport,
     Device,
+    EngineReport,
     EngineSettings,
     MemoryBuffer,
     PhituiError,
@@ -42,8 +43,6 @@ class HardwareBackend:
             device(row, self.name) for row in engine.get("devices", ()) if row["registry"] in self.registries
         )
         warnings = [text for text in (trouble, sight.trouble) if text]
-        if sight.cards and engine and not compiled:
-            warnings.append(f"{sight.cards[0].name} is here, but the engine was built without {self.title}")
         if compiled and not devices:
             warnings.append(f"the engine has {self.title}, but it lists no device")
         return BackendReport(
@@ -86,12 +85,14 @@ class CpuBackend:
             (f"processor ({source})", title or platform.machine()),
             ("cores", f"{cores} cores, {psutil.cpu_count() or cores} threads"),
             ("instruction sets", " ".join(features) or "unknown"),
-            ("used by the engine", " ".join(compiled) or "unknown"),
+            ("about the install lines", install.WHY_NO_CACHE),
         )
         ram = Device("CPU", self.name, "cpu", title or "CPU", memory.total, memory.available, "measured")
         line = install.install_line(self.name, platform.system())
         old = install.old_flags(os.environ.get("CMAKE_ARGS", ""))
-        return BackendReport(self.name, (ram,), bool(engine), True, line, facts, (*warnings, *old))
+        return BackendReport(
+            self.name, (ram,), bool(engine), True, line, facts, (*warnings, *old), engine_report(engine)
+        )
 
     def workers(self, rpc: Sequence[str]) -> Sequence[Device]:
         """The devices of RPC workers, as the engine lists them."""
@@ -124,6 +125,21 @@ def ask_engine() -> tuple[Mapping[str, Any], str]:
         return child.engine(), ""
     except PhituiError as error:
         return {}, error.message
+
+
+def engine_report(engine: Mapping[str, Any]) -> EngineReport | None:
+    """The engine as the doctor shows it; None where there is none."""
+    if not engine:
+        return None
+    return EngineReport(
+        "llama-cpp-python",
+        engine["version"],
+        engine["path"],
+        tuple(engine["backends"]),
+        parsers.compiled_features(engine["system_info"]),
+        engine["gpu_offload"],
+        engine["rpc"],
+    )
 
 
 def device(row: Mapping[str, Any], backend: str) -> Device:
