@@ -10,6 +10,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -137,8 +138,9 @@ def _collect(manager: pluggy.PluginManager, registry: Registry, module: Any, plu
     attribute, protocol = _HOOKS[hook]
     accepted = getattr(registry, attribute)
     names = []
-    for offer in (offer for result in results or [] for offer in result):
-        problem = _guarded(registry, plugin, hook, lambda offer=offer: _problem(offer, protocol, accepted))  # type: ignore[misc]
+    candidates: list[Any] = [offer for result in results or [] for offer in result]
+    for offer in candidates:
+        problem = _guarded(registry, plugin, hook, partial(_problem, offer, protocol, accepted))
         if problem:
             registry.failures.append(Failure(plugin, hook, problem))
         elif problem is not None:
@@ -147,7 +149,7 @@ def _collect(manager: pluggy.PluginManager, registry: Registry, module: Any, plu
     return names
 
 
-def _problem(offer: Any, protocol: type, accepted: Sequence[Offer]) -> str:
+def _problem(offer: Any, protocol: Any, accepted: Sequence[Offer]) -> str:
     """Why an offer cannot be taken; empty if it can."""
     if not isinstance(offer, protocol):
         wanted = {name for name in dir(protocol) if not name.startswith("_")} | set(_annotations(protocol))

@@ -10,7 +10,7 @@ import click
 
 from phitui.domain.options import OptionSpec, specs
 
-_TYPES: dict[type, click.ParamType] = {
+_TYPES: dict[type, click.ParamType[Any]] = {
     str: click.STRING,
     int: click.INT,
     float: click.FLOAT,
