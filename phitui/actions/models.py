@@ -112,9 +112,10 @@ def inspect(context: Context, source: str) -> ModelFacts:
             raise _unknown(context, source)
         path = artifact.path
     if path.is_dir():
-        return _clean(_config_facts(context, read_config(path / "config.json"), path.resolve().name, _weights(path)))
+        path = path / "config.json"
     if path.suffix == ".json":
-        return _clean(_config_facts(context, read_config(path), path.absolute().parent.name, _weights(path.parent)))
+        config, folder = read_config(path), path.absolute().parent
+        return _clean(_config_facts(context, config, _name_of(folder), _weights(folder), _special_tokens(folder)))
     from phitui.gguf.facts import facts_from_header
     from phitui.gguf.header import read_header
 
@@ -216,20 +217,40 @@ def _read_checkpoint(path: Path) -> Entry:
     try:
         config = read_config(path)
         facts = facts_from_config(config, path.parent.name)
-        dtype = str(config.get("torch_dtype") or config.get("dtype") or "")
-        names = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-        architecture = architecture_of(config) or facts.architecture
-        return Entry(path, dataclasses.replace(facts, architecture=architecture, scheme=names.get(dtype, dtype)))
+        return Entry(path, dataclasses.replace(facts, architecture=architecture_of(config) or facts.architecture))
     except PhituiError as error:
         return Entry(path, None, error.message)
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         return Entry(path, None, f"{type(error).__name__}: {error}")
 
 
-def _config_facts(context: Context, config: dict[str, Any], name: str, size: int) -> ModelFacts:
+def _config_facts(
+    context: Context, config: dict[str, Any], name: str, size: int, tokens: set[str] | None = None
+) -> ModelFacts:
     from phitui.gguf.facts import facts_from_config
 
-    return dataclasses.replace(facts_from_config(config, name, size), verdict=judge(context, config))
+    try:
+        facts = facts_from_config(config, name, size, tokens)
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        raise InvalidFile(f"the config.json of {visible(name)} makes no sense: {error}") from None
+    return dataclasses.replace(facts, verdict=judge(context, config))
+
+
+def _special_tokens(directory: Path) -> set[str] | None:
+    """Texts of a checkpoint's added tokens, for its chat format; None if its tokenizer_config.json does not say."""
+    try:
+        added = read_config(directory / "tokenizer_config.json").get("added_tokens_decoder")
+    except PhituiError:
+        return None
+    entries = added.values() if isinstance(added, dict) else ()
+    return {str(entry.get("content")) for entry in entries if isinstance(entry, dict)} or None
+
+
+def _name_of(folder: Path) -> str:
+    """The name of a checkpoint directory; in the Hugging Face cache that of the repository, not of the commit."""
+    repository = folder.parent.parent.name
+    cached = folder.parent.name == "snapshots" and repository.startswith("models--")
+    return repository.removeprefix("models--").replace("--", "/", 1) if cached else folder.name
 
 
 def _weights(directory: Path) -> int:
