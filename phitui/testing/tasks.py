@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from phitui.domain.offers import JobContext
-from phitui.errors import PhituiError
+from phitui.errors import Cancelled, PhituiError
 
 
 def echo(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
@@ -26,7 +27,9 @@ def count(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         job.progress(step, request["steps"], f"step {step}")
         time.sleep(request.get("pause", 0.0))
         if memory:
-            memory.write_text(str(step + 1))
+            fresh = memory.with_suffix(".fresh")
+            fresh.write_text(str(step + 1))
+            fresh.replace(memory)
     job.progress(request["steps"], request["steps"], "counted")
     return {"first": first, "steps": request["steps"]}
 
@@ -70,3 +73,43 @@ def chatter(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     for call in range(request.get("calls", 0)):
         job.progress(call, request["calls"])
     return {}
+
+
+def deaf(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Swallows every wish to stop."""
+    end = time.monotonic() + request["seconds"]
+    while time.monotonic() < end:
+        try:
+            job.check()
+        except Cancelled:
+            time.sleep(0.01)
+    return {}
+
+
+def trip(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Stumbles over the cancel, as code does that wraps whatever it catches."""
+    end = time.monotonic() + request["seconds"]
+    try:
+        while time.monotonic() < end:
+            job.check()
+            time.sleep(0.01)
+    except Cancelled as error:
+        raise RuntimeError("something went wrong") from error
+    return {}
+
+
+def with_child(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Waits for a child process without looking at the job."""
+    child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({int(request['seconds'])})"])
+    job.note(f"child {child.pid}")
+    time.sleep(request["seconds"])
+    return {}
+
+
+def leave_child(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
+    """Ends while a forked child lives on."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(request["seconds"])
+        os._exit(0)
+    return {"child": child}
