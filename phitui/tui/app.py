@@ -27,6 +27,8 @@ from phitui.tui.themes import THEMES
 from phitui.tui.widgets.frame import PLACES
 
 if TYPE_CHECKING:
+    from textual.dom import DOMNode
+
     from phitui.actions.context import Context
     from phitui.domain.hardware import Device
 
@@ -48,6 +50,15 @@ def _screen(place: str) -> Screen[None]:
     module = importlib.import_module(f"phitui.tui.screens.{place}")
     screen: Screen[None] = getattr(module, place.capitalize())()
     return screen
+
+
+def own_bindings(node: DOMNode | None) -> list[Binding]:
+    """The bindings that phitui itself gives a node, without those that Textual brings along."""
+    found: list[Binding] = []
+    for kind in type(node).__mro__:
+        if kind.__module__.startswith("phitui."):
+            found += [binding for binding in kind.__dict__.get("BINDINGS", ()) if binding.description]
+    return found
 
 
 class PhituiApp(App[None]):
@@ -101,6 +112,7 @@ class PhituiApp(App[None]):
 
     def _begin(self) -> None:
         """After the first paint: settings, devices and the journal."""
+        self._next_poll = self.set_timer(POLL_IDLE, self._poll)
         self.set_timer(0.01, self._read_settings)
         self._poll()
         self.read_devices()
@@ -133,6 +145,11 @@ class PhituiApp(App[None]):
     def _poll(self) -> None:
         self._in_thread(self._jobs_message)
 
+    def read_jobs(self) -> None:
+        """Read the journal now rather than at the next turn."""
+        self._next_poll.stop()
+        self._poll()
+
     def _jobs_message(self) -> Message:
         return JobsRead(tuple(self.door.jobs()))
 
@@ -143,7 +160,8 @@ class PhituiApp(App[None]):
             if before.get(job.id) in ACTIVE and job.state not in ACTIVE:
                 self._ended(job)
         busy = any(job.state in ACTIVE for job in message.jobs)
-        self.set_timer(POLL_BUSY if busy else POLL_IDLE, self._poll)
+        self._next_poll.stop()
+        self._next_poll = self.set_timer(POLL_BUSY if busy else POLL_IDLE, self._poll)
 
     def _ended(self, job: Any) -> None:
         if job.state == "done":
@@ -196,12 +214,8 @@ class PhituiApp(App[None]):
         screen = self.screen
         if not isinstance(screen, Place):
             return
-        rows, seen = [], set()
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if binding.action not in seen and binding.description and active.enabled:
-                seen.add(binding.action)
-                rows.append((self.get_key_display(binding), binding.description))
+        found = [binding for node in (screen.focused, screen, self) for binding in own_bindings(node)]
+        rows = [(binding.key_display or self.get_key_display(binding), binding.description) for binding in found]
         self.push_screen(Help(screen.NAME.capitalize(), screen.ABOUT, rows))
 
     def action_leave(self) -> None:

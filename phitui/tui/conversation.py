@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message as Posted
 
 from phitui.domain.chat import ChatStats, TextChunk
-from phitui.domain.text import visible
 from phitui.errors import Cancelled, PhituiError
 from phitui.tui.crash import unexpected
 from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
+from phitui.tui.text import harmless
 
 if TYPE_CHECKING:
     from phitui.actions.chat import Chat
@@ -128,10 +128,10 @@ class Conversation:
                     stats = chunk
                 now = time.monotonic()
                 if pieces and now - painted >= PACE:
-                    self._post(AnswerText(turn, visible("".join(pieces))))
+                    self._post(AnswerText(turn, harmless("".join(pieces))))
                     pieces.clear()
                     painted = now
         finally:
             if pieces:
-                self._post(AnswerText(turn, visible("".join(pieces))))
+                self._post(AnswerText(turn, harmless("".join(pieces))))
         return stats

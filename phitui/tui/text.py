@@ -9,9 +9,14 @@ from textual.content import Content
 from phitui.domain.text import visible
 
 
+def harmless(text: str) -> str:
+    """Untrusted text of many lines: control characters are shown as their codes, newlines and tabs stay."""
+    return visible(text.replace("\r", ""), keep="\n\t")
+
+
 def one_line(text: str) -> str:
-    """Untrusted text on one line: no control characters, newlines and tabs as spaces."""
-    return visible(text).replace("\n", " ").replace("\t", " ")
+    """Untrusted text on one line: newlines and tabs become spaces."""
+    return harmless(text).replace("\n", " ").replace("\t", " ")
 
 
 def styled(text: str, style: str = "") -> Content:
@@ -21,7 +26,7 @@ def styled(text: str, style: str = "") -> Content:
 
 def lines(parts: Iterable[Content | str]) -> Content:
     """Parts below each other; strings are made harmless."""
-    return Content("\n").join([part if isinstance(part, Content) else Content(visible(part)) for part in parts])
+    return Content("\n").join([part if isinstance(part, Content) else Content(harmless(part)) for part in parts])
 
 
 def pairs(rows: Iterable[tuple[str, str]], width: int = 12) -> Content:

@@ -34,7 +34,8 @@ class Chat(Place):
     )
     AUTO_FOCUS = "Composer"
     BINDINGS: ClassVar = [
-        Binding("escape", "escape", "stop", key_display="esc"),
+        Binding("escape", "stop", "stop", key_display="esc"),
+        Binding("escape", "leave", "leave the line", key_display="esc"),
         Binding("i,enter", "write", "write", key_display="enter"),
         Binding("r", "restart", "restart engine"),
         Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
@@ -185,17 +186,19 @@ class Chat(Place):
         busy = hasattr(self, "talk") and self.talk.busy
         if action == "restart":
             return self._failed is not None
-        if action == "escape":
-            return busy or isinstance(self.focused, Composer)
+        if action == "stop":
+            return busy
+        if action == "leave":
+            return not busy and isinstance(self.focused, Composer)
         if action == "write":
             return not isinstance(self.focused, Composer)
         return True
 
-    def action_escape(self) -> None:
-        if self.talk.busy:
-            self.talk.stop()
-        else:
-            self.query_one(Transcript).focus()
+    def action_stop(self) -> None:
+        self.talk.stop()
+
+    def action_leave(self) -> None:
+        self.query_one(Transcript).focus()
 
     def action_write(self) -> None:
         self.query_one(Composer).focus()

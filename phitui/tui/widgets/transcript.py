@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.widgets import Markdown, Static
 
-from phitui.domain.text import visible
+from phitui.tui.text import harmless
 
 
 @lru_cache(maxsize=1)
@@ -34,7 +34,7 @@ class Answer(Markdown):
     """
 
     def __init__(self, text: str = "", **kwargs: Any) -> None:
-        super().__init__(visible(text) or None, parser_factory=_parser, open_links=False, **kwargs)
+        super().__init__(harmless(text) or None, parser_factory=_parser, open_links=False, **kwargs)
 
 
 class Question(Static):
@@ -45,7 +45,7 @@ class Question(Static):
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(Content(visible(text)), markup=False)
+        super().__init__(Content(harmless(text)), markup=False)
 
 
 class Note(Static):
