@@ -189,7 +189,8 @@ def _substitutions(plan: FilePlan) -> list[str]:
         key = (tensor.wanted.name if tensor.wanted else "?", tensor.type.name, tensor.shape[0])
         kinds[key] = kinds.get(key, 0) + 1
     return [
-        f"{count} tensor{'s are' if count > 1 else ' is'} {got} in place of {wanted}: a row of {row} values does not divide into {wanted} blocks"
+        f"{count} tensor{'s are' if count > 1 else ' is'} {got} in place of {wanted}: "
+        f"a row of {row} values does not divide into {wanted} blocks"
         for (wanted, got, row), count in kinds.items()
     ]
 

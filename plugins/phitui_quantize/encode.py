@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,10 @@ class RowEncoder:
 
     def __init__(self, weights: Mapping[str, Any] | None = None) -> None:
         self._weights = weights or {}
+        path = ggml_base().resolve()
         library = ctypes.CDLL(str(ggml_base()))
+        self.identity = f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns} {_digest(self._weights)}"
+        """A resumed write must go on with the same encoder and the same weights."""
         self._quantize = library.ggml_quantize_chunk
         self._quantize.restype = ctypes.c_size_t
         self._quantize.argtypes = [
@@ -63,6 +67,14 @@ class RowEncoder:
     def check(self, plan: FilePlan) -> str:
         """The name of a tensor that ggml would abort on for want of weights; empty if there is none."""
         return next((t.name for t in plan.tensors if self._requires(int(t.type)) and t.name not in self._weights), "")
+
+
+def _digest(weights: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].data)
+    return digest.hexdigest()[:16]
 
 
 def _runs(tensor: PlannedTensor, first_row: int, count: int) -> list[tuple[int, int, int]]:
