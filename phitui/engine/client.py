@@ -24,6 +24,7 @@ CLOSE_PATIENCE = 1.0
 KEPT_LOGS = 10
 TAIL_LINES = 15
 _TICK = 0.1
+_FATAL = "Fatal Python error"
 
 Progress = Callable[[float], None]
 
@@ -174,7 +175,13 @@ class EngineProcess:
         return tail(self.log) if self.log else ""
 
     def _spawn(self) -> None:
-        self.log = new_log(self._logs, self.engine)
+        try:
+            self.log = new_log(self._logs, self.engine)
+        except OSError as error:
+            raise EngineError(
+                f"the engine's log cannot be written in {self._logs}: {error.strerror}",
+                "make that a writable directory, or set PHITUI_HOME to another one",
+            ) from None
         reading, writing = os.pipe()
         command = [sys.executable, "-P", "-m", "phitui.engine.host", "--log", str(self.log), "--lifeline", str(reading)]
         try:
@@ -325,4 +332,8 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
             text = stream.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return visible("\n".join(text.rstrip().splitlines()[-lines:]), keep="\n\t")
+    at = text.find(_FATAL)  # the interpreter's stacks after that line would hide the native last words
+    if at >= 0:
+        text = text[: text.find("\n", at)]
+    shown = text.rstrip().splitlines()[-lines:]
+    return visible("\n".join(shown), keep="\n\t")
