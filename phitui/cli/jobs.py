@@ -14,12 +14,18 @@ from phitui.cli.follow import duration, follow_job, progress_text
 from phitui.domain.text import visible
 from phitui.jobs import Job
 
+
+def _or_of_group(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    return value or bool(ctx.parent and ctx.parent.params.get("as_json"))
+
+
 _JOB = click.argument("job_id", metavar="ID")
+_JSON = click.option("--json", "as_json", is_flag=True, callback=_or_of_group, help="One JSON document on stdout.")
 
 
 def command(context: Context) -> click.Command:
     @click.group("jobs", invoke_without_command=True)
-    @output.json_flag
+    @_JSON
     @click.pass_context
     def jobs(ctx: click.Context, as_json: bool) -> None:
         """Running, finished and interrupted work. ID may be any unique beginning or end of a job's id."""
@@ -33,14 +39,14 @@ def command(context: Context) -> click.Command:
 
 def _add_looking(group: click.Group, context: Context) -> None:
     @group.command("list")
-    @output.json_flag
+    @_JSON
     def list_(as_json: bool) -> None:
         """All jobs, newest first."""
         _list(context, as_json)
 
     @group.command("show")
     @_JOB
-    @output.json_flag
+    @_JSON
     def show(job_id: str, as_json: bool) -> None:
         """One job: request, state, progress, result or error."""
         _emit(actions.get_job(context, job_id), as_json)
@@ -50,7 +56,7 @@ def _add_following(group: click.Group, context: Context) -> None:
     @group.command("log")
     @_JOB
     @click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
-    @output.json_flag
+    @_JSON
     def log(job_id: str, follow: bool, as_json: bool) -> None:
         """What the job's process wrote, native code included."""
         job = actions.get_job(context, job_id)
@@ -64,7 +70,7 @@ def _add_following(group: click.Group, context: Context) -> None:
 
     @group.command("wait")
     @_JOB
-    @output.json_flag
+    @_JSON
     def wait(job_id: str, as_json: bool) -> int:
         """Wait for the end, with progress on stderr. Exits 0 done, 1 failed or interrupted, 130 cancelled.
 
@@ -76,7 +82,7 @@ def _add_following(group: click.Group, context: Context) -> None:
 def _add_acting(group: click.Group, context: Context) -> None:
     @group.command("cancel")
     @_JOB
-    @output.json_flag
+    @_JSON
     def cancel(job_id: str, as_json: bool) -> None:
         """Stop a job; it can be resumed. One that has ended stays as it is."""
         job = actions.cancel_job(context, job_id)
@@ -85,7 +91,7 @@ def _add_acting(group: click.Group, context: Context) -> None:
     @group.command("resume")
     @_JOB
     @click.option("--detach", is_flag=True, help="Return at once.")
-    @output.json_flag
+    @_JSON
     def resume(job_id: str, detach: bool, as_json: bool) -> int:
         """Go on with an interrupted, failed or cancelled job where it stopped."""
         job = actions.resume_job(context, job_id)
@@ -96,7 +102,7 @@ def _add_acting(group: click.Group, context: Context) -> None:
 
     @group.command("remove")
     @_JOB
-    @output.json_flag
+    @_JSON
     def remove(job_id: str, as_json: bool) -> None:
         """Forget a job that has ended. What it produced stays."""
         job = actions.remove_job(context, job_id)

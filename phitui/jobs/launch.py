@@ -27,6 +27,8 @@ def launch(directory: Path, held: int) -> int:
     """Start the runner of the job in `directory`, handing it the lock's descriptor; returns its process id.
 
     Raises OSError. A thread waits for the process, so that it is no zombie while a long-living starter goes on.
+    What still ends the runner is a system that kills all processes of a person at logout (logind's KillUserProcesses)
+    or a container that stops: the job is then interrupted, and resumes.
     """
     log = os.open(directory / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

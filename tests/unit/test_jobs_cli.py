@@ -65,6 +65,12 @@ def test_show_keeps_the_contract(context: Context, capsys: pytest.CaptureFixture
     assert "Test count" in text and str(job.directory) in text
 
 
+def test_json_counts_wherever_it_stands(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    job = ended(context, "echo")
+    assert main(["jobs", "--json", "show", job.id]) == 0
+    assert document(capsys)["id"] == job.id
+
+
 def test_titles_cannot_move_the_cursor(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     job = actions.jobs(context).start("t", "phitui.testing.tasks:echo", {"x": "\x1b[2J"}, "evil \x1b]0;x\x07")
     actions.wait_job(context, job.id, 20)
