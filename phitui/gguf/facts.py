@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,8 @@ def facts_from_header(header: Header) -> ModelFacts:
 
     def number(key: str, default: int = 0) -> int:
         value = header.get(f"{architecture}.{key}", default)
-        value = max(value, default=default) if isinstance(value, list) else value
-        return int(value) if isinstance(value, (int, float)) else default
+        layers = value if isinstance(value, list) else [value]  # some models have one number per layer
+        return max((item for item in layers if isinstance(item, int)), default=default)
 
     names = {tensor.name for tensor in header.tensors}
     heads, embedding = number("attention.head_count"), number("embedding_length")
@@ -67,7 +68,8 @@ def _parameters(header: Header) -> int:
 
 
 def _scheme(header: Header) -> str:
-    return FILE_TYPES.get(header.get("general.file_type", -1), "")
+    number = header.get("general.file_type")
+    return FILE_TYPES.get(number, "") if isinstance(number, int) else ""
 
 
 def _tokenizer(header: Header) -> str:
@@ -76,12 +78,12 @@ def _tokenizer(header: Header) -> str:
 
 
 def _header_rope(header: Header, architecture: str, names: set[str], dimensions: int) -> Rope:
-    base = float(header.get(f"{architecture}.rope.freq_base", 10000.0))
-    original = header.get(f"{architecture}.rope.scaling.original_context_length")
-    if "rope_factors_long.weight" in names:
-        return Rope(dimensions, base, "longrope", int(original) if original else None)
+    base = _number(header.get(f"{architecture}.rope.freq_base"), 10000.0)
+    original = _number(header.get(f"{architecture}.rope.scaling.original_context_length"), 0.0)
     scaling = str(header.get(f"{architecture}.rope.scaling.type", "none"))
-    return Rope(dimensions, base, scaling, int(original) if original and scaling != "none" else None)
+    if "rope_factors_long.weight" in names:
+        scaling = "longrope"
+    return Rope(dimensions, base, scaling, int(original) or None if scaling != "none" else None)
 
 
 def facts_from_config(
@@ -169,7 +171,10 @@ def _config_rope(config: Mapping[str, Any], head_length: int) -> Rope:
 
 
 def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+    """A finite number, or the default for anything else."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        return default
+    return float(value)
 
 
 def _count(config: Mapping[str, Any]) -> int:
