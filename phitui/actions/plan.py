@@ -104,6 +104,13 @@ def memory_probe(ctx: Context) -> MemoryProbe | None:
     return None
 
 
+def release(ctx: Context) -> None:
+    """End the warm probe, so that a model about to be loaded finds all of the GPU's memory. The next plan starts it."""
+    prober = memory_probe(ctx)
+    if prober is not None:
+        prober.release()
+
+
 def memory_of(path: Path) -> ModelMemory:
     """What planning needs of a GGUF; cached by path, size and time, so that a slider does not read the file again."""
     stat = path.stat()

@@ -1,7 +1,9 @@
 """What the compute buffers of llama.cpp need, by formula: used where the engine itself cannot be asked.
 
-The graph of one micro-batch is laid out once, in its worst case; its peak is one of three moments: attention, the
-feed-forward, or the logits. The terms are in bytes; everything is F32 but the flash attention mask.
+llama.cpp lays out the graph of one micro-batch in its worst case; the peak is one of three moments: attention, the
+feed-forward, or the logits. The terms are the tensors alive at that moment, all F32 but the flash attention mask; how
+many copies of the hidden state live beside them was read off the allocator's own figures for the Phi shapes. Within a
+few per cent of them on the host; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -9,25 +11,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from phitui.domain.chat import EngineSettings
+from phitui.domain.hardware import DeviceKind
 from phitui.domain.placement import HOST, ModelMemory, padded_context
 
 
-def compute_estimate(model: ModelMemory, places: Sequence[int], devices: int, settings: EngineSettings) -> list[int]:
-    """Estimated compute buffer of each device and, last, of the host."""
-    context, flash = settings.context, settings.flash_attention is not False
-    tokens = min(settings.ubatch, padded_context(context))
-    state = tokens * model.width * 4
-    mask = tokens * padded_context(context) * (6 if flash else 4)
-    moments = [0] * (devices + 1)
+def compute_estimate(
+    model: ModelMemory, places: Sequence[int], kinds: Sequence[DeviceKind], settings: EngineSettings
+) -> list[int]:
+    """Estimated compute buffer of each device and, last, of the host; `places` as phitui.domain.placement.deal's.
+
+    A GPU also computes prompts for the layers that stay on the host (op_offload): it then needs room for the graph
+    and for one of their weights. An RPC worker does not.
+    """
+    graph = _Graph(model, settings)
+    needs = [0] * (len(kinds) + 1)
     for place in set(places[:-1]):
-        moments[place] = max(_attention(model, tokens, context, flash), _feed_forward(model, tokens))
-    moments[places[-1]] = max(moments[places[-1]], tokens * (model.vocabulary + model.width) * 4)
-    needs = [moment and moment + 2 * state + mask for moment in moments]
-    if devices:
-        offloading = HOST in places[:-1]
-        for device in range(devices):
-            needs[device] = max(needs[device], 2 * state + mask) + (model.largest if offloading else 0)
-        needs[HOST] = max(needs[HOST], 2 * state + mask)
+        needs[place] = graph.repeating(on_host=place == HOST)
+    last = places[-1]
+    needs[last] = max(needs[last], graph.logits(last == HOST, last in places[:-1], HOST not in places))
+    if kinds:
+        needs[HOST] = max(needs[HOST], graph.hand_over())
+    if kinds and kinds[0] in ("gpu", "igpu") and HOST in places:
+        copied = max(model.largest, (model.output or model.embedding) if places[-1] == HOST else 0)
+        needs[0] = max(needs[0], graph.repeating(on_host=False), graph.logits(False, True, False)) + copied
     return needs
 
 
@@ -36,13 +42,47 @@ def output_buffer(model: ModelMemory) -> int:
     return model.vocabulary * 4
 
 
-def _attention(model: ModelMemory, tokens: int, context: int, flash: bool) -> int:
-    queries = tokens * model.heads * model.key_length * 4
-    fused = queries + 2 * tokens * model.heads_kv * model.key_length * 4
-    if flash:
-        return fused + queries
-    return fused + tokens * padded_context(context) * model.heads * 4
+class _Graph:
+    """Sizes of the tensors of one micro-batch."""
 
+    def __init__(self, model: ModelMemory, settings: EngineSettings) -> None:
+        self._model = model
+        self._flash = settings.flash_attention is not False
+        cells = padded_context(settings.context)
+        self._tokens = min(settings.ubatch, cells)
+        self._cells = cells
+        self._state = self._tokens * model.width * 4
+        self._mask = self._tokens * cells * (2 if self._flash else 4)
 
-def _feed_forward(model: ModelMemory, tokens: int) -> int:
-    return tokens * model.feed_forward * 3 * 4 * max(1, model.experts_used)
+    def repeating(self, on_host: bool) -> int:
+        """A repeating layer's peak. The embedded tokens are the host's: another device holds one state less."""
+        return max(self._attention(), self._feed_forward()) - (0 if on_host else self._state)
+
+    def logits(self, on_host: bool, with_layers: bool, all_offloaded: bool) -> int:
+        """The logits of all tokens, beside hidden states. These go where the mask was, if that is large enough."""
+        logits = self._tokens * self._model.vocabulary * 4
+        if not with_layers:
+            return logits + (3 if self._model.experts_used else 1) * self._state
+        if self._mask >= self._state:
+            return logits + (2 if on_host or all_offloaded else 3) * self._state
+        return logits + self._mask + (4 if on_host else 3) * self._state
+
+    def hand_over(self) -> int:
+        """What the host holds of a graph that runs elsewhere: the embedded tokens, the mask, what is passed on."""
+        return self._mask + self._state + (self._state if self._flash else self._queries_keys_values())
+
+    def _attention(self) -> int:
+        """Queries, keys and values of all tokens; without flash attention also every head's scores."""
+        scores = 0 if self._flash else self._tokens * self._cells * self._model.heads * 4
+        states = 4 if self._model.experts_used else 2
+        return self._queries_keys_values() + scores + self._mask + states * self._state
+
+    def _queries_keys_values(self) -> int:
+        heads = self._model.heads + 2 * self._model.heads_kv
+        return self._tokens * heads * self._model.key_length * 4
+
+    def _feed_forward(self) -> int:
+        """The gate, the up projection and their product; of every used expert in a mixture."""
+        used = max(1, self._model.experts_used)
+        states = 4 if self._model.experts_used else 3
+        return 3 * self._tokens * self._model.feed_forward * 4 * used + self._mask + states * self._state

@@ -118,6 +118,10 @@ class MemoryProbe(Protocol):
         """The buffers of a load with these settings, without allocating them. Raises PhituiError where it cannot."""
         ...
 
+    def release(self) -> None:
+        """End the child process: a GPU gives a few hundred MiB to every process that has opened it."""
+        ...
+
 
 class Session(Protocol):
     """A loaded model."""

@@ -208,8 +208,10 @@ def _rows(
     how = {"weights": "exact", "kv": "exact", "compute": "estimated"}
     buffers = measure(settings) if measure else None
     if buffers is None:
-        compute = compute_estimate(model, places, len(offload), settings)
+        compute = compute_estimate(model, places, [device.kind for device in offload], settings)
         compute[HOST] += output_buffer(model)
+        if model.tied and places[-1] == HOST:  # a CPU that repacks weights holds the output layer as a second copy
+            how["weights"] = "estimated"
     else:
         how["compute"] = "measured"
         index = {device.name: number for number, device in enumerate(offload)}

@@ -116,6 +116,10 @@ class CpuBackend:
             MemoryBuffer(row["name"], row["device"], row["compute"], row.get("weights"), row.get("kv")) for row in rows
         ]
 
+    def release(self) -> None:
+        """End the child processes."""
+        child.close_all()
+
 
 def ask_engine() -> tuple[Mapping[str, Any], str]:
     """What the engine says of itself, and why it says nothing."""

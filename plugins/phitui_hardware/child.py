@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import IO, Any
@@ -117,6 +118,10 @@ def _refusal(message: str, hint: str) -> PhituiError:
 
 _children: dict[tuple[str, ...], Child] = {}
 _children_lock = threading.Lock()
+_known: dict[tuple[str, ...], tuple[float, Mapping[str, Any]]] = {}
+
+FRESH_SECONDS = 3.0
+"""How old a device's free memory may be before a warm child is asked again."""
 
 
 def child(rpc: Sequence[str] = ()) -> Child:
@@ -146,7 +151,15 @@ def installed() -> bool:
     return find_spec("llama_cpp") is not None
 
 
-@lru_cache(maxsize=8)
-def engine(rpc: tuple[str, ...] = ()) -> Mapping[str, Any]:
-    """What the engine is and which devices it lists (see phitui_hardware.probe). Asked once per process."""
-    return child(rpc).ask({"op": "engine"})
+def engine(rpc: Sequence[str] = ()) -> Mapping[str, Any]:
+    """What the engine is and which devices it lists (see phitui_hardware.probe), with their free memory as of now."""
+    key = tuple(rpc)
+    with _engine_lock:
+        asked, answer = _known.get(key, (0.0, {}))
+        if not answer or time.monotonic() - asked > FRESH_SECONDS:
+            answer = child(key).ask({"op": "engine"})
+            _known[key] = (time.monotonic(), answer)
+        return answer
+
+
+_engine_lock = threading.Lock()
