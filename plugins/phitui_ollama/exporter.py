@@ -20,8 +20,8 @@ from phitui.api import (
 )
 from phitui_ollama.modelfile import Command, parse, write
 from phitui_ollama.names import checked, made
-from phitui_ollama.options import DEFAULT_CONTEXT, OllamaOptions, messages, parameters
-from phitui_ollama.prompts import settle
+from phitui_ollama.options import DEFAULT_CONTEXT, FORMATS, OllamaOptions, messages, parameters
+from phitui_ollama.prompts import Settled, settle
 
 FILE = "Modelfile"
 _SHARD = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
@@ -41,8 +41,7 @@ class Ollama:
         """The Modelfile for this model. Raises UsageError for what Ollama would refuse."""
         name = checked(options.name) if options.name else _default_name(model)
         options = _with_context(options, model.facts)
-        shape = load_format(format_of(model) if options.format == "auto" else options.format)
-        settled = settle(model.chat_template, shape.template, options.system, shape.system)
+        shape, settled = _shape(model, options)
         commands = [
             *_from(model.path, out),
             Command("template", shape.template),
@@ -67,6 +66,21 @@ class Format:
     template: str
     system: str
     stops: tuple[str, ...]
+
+
+def _shape(model: ExportModel, options: OllamaOptions) -> tuple[Format, Settled]:
+    """The chat format and its system text. A model whose own template is another format's gets that one."""
+    first = format_of(model) if options.format == "auto" else options.format
+    shape = load_format(first)
+    settled = settle(model.chat_template, shape.template, options.system, shape.system)
+    if options.format == "auto" and not settled.equal:
+        for other in FORMATS:
+            candidate = load_format(other)
+            found = settle(model.chat_template, candidate.template, options.system, candidate.system)
+            if found.equal:
+                note = f"the model has the tokens of {first}, but its own chat template is that of {other}"
+                return candidate, replace(found, notes=(note, *found.notes))
+    return shape, settled
 
 
 def format_of(model: ExportModel) -> str:

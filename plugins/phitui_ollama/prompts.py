@@ -18,10 +18,11 @@ _ANSWER: Turn = ("assistant", "Four kilometres.")
 
 @dataclass(frozen=True)
 class Settled:
-    """The SYSTEM to write, and what a person should know about it."""
+    """The SYSTEM to write, and what a person should know about it. `equal`: no prompt was found that differs."""
 
     system: str
     notes: tuple[str, ...] = ()
+    equal: bool = True
 
 
 def ollama_prompt(template: GoTemplate, turns: list[Turn]) -> str:
@@ -48,7 +49,7 @@ def settle(jinja: str, go: str, wanted: str | None, fixed: str) -> Settled:
         return _settle(lambda turns: jinja_prompt(jinja, turns), template, wanted)
     except PhituiError as error:
         note = f"the model's own chat template could not be compared with this TEMPLATE: {error.message}"
-        return Settled(fixed if wanted is None else wanted, (note,))
+        return Settled(fixed if wanted is None else wanted, (note,), equal=False)
 
 
 def _settle(own: Callable[[list[Turn]], str], template: GoTemplate, wanted: str | None) -> Settled:
@@ -60,14 +61,15 @@ def _settle(own: Callable[[list[Turn]], str], template: GoTemplate, wanted: str 
     system = text if heard or wanted is None else wanted
     if heard and text != wanted:
         notes.append("the model's own system text stands before yours, as in its chat template")
-    elif not heard and wanted is not None and text != wanted:
+    elif not heard and found is not None and wanted is not None and text != wanted:
         why = "has a fixed system text, which yours replaces" if text else "leaves system texts out"
         notes.append(f"the model's own chat template {why}: it was not trained with that")
     turns = [_QUESTION, _ANSWER, _QUESTION]
     ours = [("system", text), *turns] if text else turns
-    if found is None or own([*asked, *turns] if heard else turns) != ollama_prompt(template, ours):
+    equal = found is not None and own([*asked, *turns] if heard else turns) == ollama_prompt(template, ours)
+    if not equal:
         notes.append("the model's own chat template makes another prompt than this TEMPLATE: compare their answers")
-    return Settled(system, tuple(notes))
+    return Settled(system, tuple(notes), equal)
 
 
 def _system_in(prompt: str, bare: str, template: GoTemplate) -> str | None:
