@@ -68,7 +68,7 @@ def _metadata(
 
     vocabulary = tokenizer.read(checkpoint, phi.vocabulary, options.pre_tokenizer)
     described = general.read(checkpoint, sum(tensor.elements for tensor in tensors))
-    name, notes = names.fit(described.name, vocabulary, options.name)
+    name, notes = names.fit(described.name, described.identifier, vocabulary, options.name)
     metadata = {
         "general.architecture": Value.string(phi3.NAME),
         "general.type": Value.string("model"),

@@ -30,23 +30,40 @@ _SAMPLING: dict[str, tuple[tuple[str, ...], ValueType]] = {
 }
 """Key below general.sampling. -> names in generation_config.json, and the type it is written as."""
 _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
+_UNREADABLE = "the model card (README.md) cannot be read, license and tags are left out"
 _CONTROLLED = ("general.architecture", "general.type", "general.name")
 
 
 @dataclass(frozen=True)
 class Described:
-    """`name` is the title gguf.Metadata makes up; `values` are all other keys."""
+    """`name` is the title gguf.Metadata makes up; `identifier` what it made it from, if known.
+
+    `values` are all other keys.
+    """
 
     name: str
+    identifier: str
     values: dict[str, Value]
     notes: tuple[str, ...] = ()
 
 
 def read(checkpoint: Checkpoint, parameters: int) -> Described:
     """Collect the keys. `parameters` (the count of all values of all tensors) decides what a "7B" in a name means."""
+    card, notes = _card(checkpoint.directory)
+    try:
+        name, identifier, values = _described(checkpoint, card, parameters)
+    except (TypeError, ValueError, AttributeError) as error:
+        if not card:
+            raise
+        notes = (f"{_UNREADABLE}: {error}",)
+        name, identifier, values = _described(checkpoint, {}, parameters)
+    return Described(name, identifier, _sampling(checkpoint) | values, notes)
+
+
+def _described(checkpoint: Checkpoint, card: dict[str, Any], parameters: int) -> tuple[str, str, dict[str, Value]]:
+    """Title, identifier and keys. Raises whatever the library does with a card of unexpected shape."""
     import gguf
 
-    card, notes = _card(checkpoint.directory)
     directory = checkpoint.directory.absolute()
     config = dict(checkpoint.config)
     if not isinstance(config.get("_name_or_path"), str):
@@ -61,8 +78,10 @@ def read(checkpoint: Checkpoint, parameters: int) -> Described:
         metadata.name = directory.name
     if metadata.size_label is None and parameters > 0:
         metadata.size_label = gguf.size_label(parameters, parameters, 0, 0)
-    values = _sampling(checkpoint) | _recorded(metadata)
-    return Described(str(metadata.name), values, notes)
+    name = str(metadata.name)
+    raw = (config.get("_name_or_path", "").rpartition("/")[2], directory.name)
+    identifier = next((text for text in raw if gguf.Metadata.id_to_title(text) == name), "")
+    return name, identifier, _recorded(metadata)
 
 
 def _hub_repo(directory: Path) -> str:
@@ -81,7 +100,7 @@ def _card(directory: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         return gguf.Metadata.load_model_card(directory), ()
     except Exception as error:  # YAML written by people: whatever is wrong with it, the model is not
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return {}, (f"the model card (README.md) cannot be read, license and tags are left out: {reason}",)
+        return {}, (f"{_UNREADABLE}: {reason}",)
 
 
 def _recorded(metadata: Any) -> dict[str, Value]:

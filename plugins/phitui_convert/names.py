@@ -18,8 +18,12 @@ _APART = re.compile(r"(phi)-?(?=3)", re.IGNORECASE)
 _TOGETHER = re.compile(r"phi[ _]3", re.IGNORECASE)
 
 
-def fit(name: str, vocabulary: Vocabulary, wanted: str = "") -> tuple[str, list[str]]:
-    """The name to write and notes about it. `wanted` is the person's own; it is kept or refused, never changed."""
+def fit(name: str, identifier: str, vocabulary: Vocabulary, wanted: str = "") -> tuple[str, list[str]]:
+    """The name to write and notes about it.
+
+    `name` is a title ("Phi 3 Mini 4k Instruct"), `identifier` its source ("Phi-3-mini-4k-instruct"), if known.
+    `wanted` is the person's own; it is kept or refused, never changed. Raises UsageError.
+    """
     switched = _SWITCH.search(wanted or name) is not None
     if wanted:
         if switched and vocabulary.model == "gpt2":
@@ -32,11 +36,13 @@ def fit(name: str, vocabulary: Vocabulary, wanted: str = "") -> tuple[str, list[
         return wanted, []
     if switched == vocabulary.strips:
         return name, []
-    fitted = _switched_on(name) if vocabulary.strips else _switched_off(name)
+    fitted = _switched_on(name, identifier) if vocabulary.strips else _switched_off(name)
     return fitted, [f"general.name is {fitted!r}: llama.cpp decides by it how special tokens treat whitespace"]
 
 
-def _switched_on(name: str) -> str:
+def _switched_on(name: str, identifier: str) -> str:
+    if _SWITCH.search(identifier):
+        return identifier
     return name.replace(" ", "-") if _TOGETHER.search(name) else f"Phi-3 {name}"
 
 

@@ -31,7 +31,7 @@ def read(
     """The keys. `fast` is tokenizer.json or None; ids of `limit` and above are left out. Raises InvalidFile."""
     values: dict[str, Value] = {}
     if merges:
-        values["tokenizer.ggml.merges"] = Value.array(ValueType.STRING, _merges(checkpoint, fast or {}))
+        values["tokenizer.ggml.merges"] = Value.array(ValueType.STRING, _merges(checkpoint, fast or {"model": {}}))
     named, flags = _around(fast or {}, config)
     for kind, token in _ids(checkpoint, fast or {}, named).items():
         if kind in _KEYS and (limit is None or token < limit):
@@ -70,7 +70,8 @@ def _around(fast: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[st
     processor = fast.get("post_processor")
     if not isinstance(processor, Mapping):
         return named, flags
-    for step in processor.get("processors") or [processor]:
+    steps = processor.get("processors") or [processor]
+    for step in (step for step in steps if isinstance(step, Mapping)):
         if step.get("type") == "ByteLevel":
             flags.setdefault("bos", False)
             flags.setdefault("eos", False)
@@ -103,9 +104,9 @@ def _content(token: Any) -> Any:
 
 def _merges(checkpoint: Checkpoint, fast: Mapping[str, Any]) -> list[str]:
     """The merges as "left right"; a space inside a part (pairs can have one) becomes "Ġ". Raises InvalidFile."""
-    merges = (fast.get("model") or {}).get("merges") or []
+    merges = fast["model"].get("merges")
     texts = []
-    for merge in merges:
+    for merge in merges if isinstance(merges, list) else []:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
             raise InvalidFile(f"{checkpoint.directory}: tokenizer.json: {merge!r} is not a merge of two parts")

@@ -25,6 +25,8 @@ from phitui_convert.architecture.rope import DEFAULT_CONTEXT, Rope, pack, read_r
 NAME = "phi3"
 IGNORED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 """Buffers that old checkpoints carry; they are computed, not learned."""
+MAX_LAYERS = 512
+"""LLAMA_MAX_LAYERS of llama.cpp."""
 _LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.qkv_proj": "attn_qkv",
@@ -70,7 +72,7 @@ def read(config: Mapping[str, Any]) -> Phi3:
         vocabulary=integer(config, "vocab_size"),
         hidden=hidden,
         feed_forward=integer(config, "intermediate_size"),
-        layers=integer(config, "num_hidden_layers"),
+        layers=integer(config, "num_hidden_layers", maximum=MAX_LAYERS),
         heads=heads,
         heads_kv=heads_kv,
         context=context,
@@ -103,14 +105,15 @@ def metadata(phi: Phi3) -> dict[str, Value]:
 
 
 def tensors(phi: Phi3, checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
-    """All tensors in the order of convert_hf_to_gguf.py: rope factors, then the shards'.
+    """All tensors in the order of convert_hf_to_gguf.py: rope factors, then shard by shard, by name.
 
     Raises InvalidFile naming the first tensor that is missing, has another shape, or is not part of Phi-3.
     """
     expected = {name: (target, shape) for name, target, shape in _expected(phi)}
     _check_names(checkpoint, set(expected), tied=phi.tied)
     result = list(_rope_tensors(phi.rope))
-    for name, tensor in checkpoint.tensors.items():
+    for tensor in sorted(checkpoint.tensors.values(), key=lambda tensor: (tensor.extent.path.name, tensor.name)):
+        name = tensor.name
         if name.endswith(IGNORED):
             continue
         target, shape = expected[name]
