@@ -6,7 +6,6 @@ the next writer starts on a fresh line.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 from phitui.jobs.model import FINAL, Event, Progress, event_from
 
 REQUEST, EVENTS, LOG, CANCEL = "request.json", "events.jsonl", "log", "cancel"
-_TAIL = 16 * 1024
+_TAIL = 2048
 
 
 class EventWriter:
@@ -120,31 +119,53 @@ class EventReader:
         return self._take(data)
 
     def skim(self) -> None:
-        """Bring `fold` up to date. The first time, the end of a long journal is enough if the job has ended there."""
+        """Bring `fold` up to date. The first time, the last lines are enough for a job that has ended."""
         size = self.size()
         if self._offset == 0 and size > _TAIL:
             with self._path.open("rb") as file:
                 file.seek(size - _TAIL)
                 data = file.read()
-            start = data.find(b"\n") + 1
-            self._offset = size - _TAIL + start
-            self._take(data[start:])
-            if self.fold.state in FINAL:
+            fold = _ended(data[data.find(b"\n") + 1 : data.rfind(b"\n") + 1])
+            if fold is not None:
+                self.fold, self._offset = fold, size - _TAIL + data.rfind(b"\n") + 1
                 return
-            self._offset, self.fold = 0, Fold()
         if size != self._offset:
             self.read()
 
     def _take(self, data: bytes) -> list[Event]:
         end = data.rfind(b"\n") + 1
         self._offset += end
-        events = []
-        for line in data[:end].splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # torn, or of a later version
-                event = event_from(json.loads(line))
-                self.fold.add(event)
-                events.append(event)
+        events = [event for line in data[:end].splitlines() if (event := _parsed(line)) is not None]
+        for event in events:
+            self.fold.add(event)
         return events
+
+
+def _parsed(line: bytes) -> Event | None:
+    """The event, or None for a line that is torn or of a later version."""
+    try:
+        return event_from(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _ended(lines: bytes) -> Fold | None:
+    """What all events add up to, from the last lines alone; None if these do not tell an end and a progress."""
+    state = None
+    for line in reversed(lines.splitlines()):
+        event = _parsed(line)
+        if event is None:
+            continue
+        if state is None and event.type == "state":
+            if event.state not in FINAL:
+                return None
+            state = event
+        if event.progress is not None and state is not None:
+            fold = Fold()
+            fold.add(event)
+            fold.add(state)
+            return fold
+    return None
 
 
 def write_request(directory: Path, values: dict[str, Any]) -> None:
