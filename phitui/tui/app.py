@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,6 +60,11 @@ def own_bindings(node: DOMNode | None) -> list[Binding]:
         if kind.__module__.startswith("phitui."):
             found += [binding for binding in kind.__dict__.get("BINDINGS", ()) if binding.description]
     return found
+
+
+def key_name(app: App[Any], binding: Binding) -> str:
+    """The first key of a binding, as people call it."""
+    return app.get_key_display(replace(binding, key=binding.key.partition(",")[0]))
 
 
 class PhituiApp(App[None]):
@@ -214,8 +220,9 @@ class PhituiApp(App[None]):
         screen = self.screen
         if not isinstance(screen, Place):
             return
-        found = [binding for node in (screen.focused, screen, self) for binding in own_bindings(node)]
-        rows = [(binding.key_display or self.get_key_display(binding), binding.description) for binding in found]
+        found = [binding for node in (screen, screen.focused, self) for binding in own_bindings(node)]
+        rows = [(key_name(self, binding), binding.description) for binding in found if "place(" not in binding.action]
+        rows.append(("1-7", "the seven places; also F1-F7 and alt+1-7, which work while you type"))
         self.push_screen(Help(screen.NAME.capitalize(), screen.ABOUT, rows))
 
     def action_leave(self) -> None:

@@ -77,6 +77,10 @@ class Door:
 
         return chat.open_chat(self.context, chat.ChatRequest(model, **settings), progress)
 
+    def exports_dir(self) -> Path:
+        """Where exports land by default."""
+        return self.context.paths.data / "exports"
+
     # export ----------------------------------------------------------------------------------------------------------
     def targets(self) -> Sequence[Any]:
         from phitui.actions import export
@@ -99,10 +103,10 @@ class Door:
 
         return jobs.list_jobs(self.context)
 
-    def job_log(self, job: str) -> str:
+    def job_log(self, job: str, last_bytes: int) -> str:
         from phitui.actions import jobs
 
-        return jobs.log_of_job(self.context, job)
+        return jobs.log_of_job(self.context, job, last_bytes)
 
     def cancel_job(self, job: str) -> Any:
         from phitui.actions import jobs

@@ -30,8 +30,8 @@ COLUMNS = (
     Column("scheme", 9),
     Column("size", 10, right=True),
     Column("bits", 5, right=True),
-    Column("notes", 18),
-    Column("description", None, above=58),
+    Column("notes"),
+    Column("description", 36, above=86),
 )
 DEBOUNCE = 0.15
 """Seconds the cursor must rest on a scheme before its plan is asked for details."""
@@ -88,7 +88,7 @@ class Build(Place):
         table = self.query_one(Table)
         self.query_one("#about", Static).update("")
         if hand is None:
-            self.query_one("#source", Static).update(lines([styled("no model in hand", "bold"), ""]))
+            self.query_one("#source", Static).update(styled("no model in hand", "bold"))
             table.show([], "Take a checkpoint or a GGUF in hand under 1 Models; its schemes appear here.")
             return
         kind = "checkpoint" if hand.kind == "checkpoint" else f"GGUF {hand.scheme}".strip()

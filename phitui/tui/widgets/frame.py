@@ -124,16 +124,16 @@ class KeyBar(Widget):
             if binding.show and active.enabled and binding.action not in seen:
                 seen.add(binding.action)
                 (right if active.node is self.app else left).append(self._key(binding))
-        tail = Content(" ").join(right)
+        tail = Content("").join(right)
         line, room = Content(""), width - tail.cell_length - 2
         for key in left:
             if line.cell_length + key.cell_length > room:
                 break
             line += key
-        return line + " " * max(1, width - line.cell_length - tail.cell_length - 1) + tail
+        return line + " " * max(1, width - line.cell_length - tail.cell_length) + tail
 
     def _key(self, binding: Binding) -> Content:
         shown = self.app.get_key_display(binding)
         link = Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"})
         key = Content.styled(f" {shown} ", "$footer-key-foreground bold")
-        return (key + Content.styled(binding.description, "$text-muted")).stylize(link)
+        return (key + Content.styled(f"{binding.description} ", "$text-muted")).stylize(link)

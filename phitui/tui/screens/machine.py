@@ -1,0 +1,162 @@
+"""Machine: what this machine has, what the engine can use of it, and what is plugged in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from phitui.errors import PhituiError
+from phitui.tui import format as show
+from phitui.tui.place import Place
+from phitui.tui.text import lines, pairs, styled
+
+Parts = list[Content | str]
+
+
+class Machine(Place):
+    NAME = "machine"
+    CSS_PATH = "machine.tcss"
+    ABOUT = (
+        "The doctor's report: problems first, each with the command that mends it; devices and their memory; backends "
+        "compiled into the engine; plugins with what they offer, and those that failed with the reason."
+    )
+    BINDINGS: ClassVar = [
+        Binding("r", "reload", "examine again"),
+        Binding("d", "traces", "tracebacks"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._report: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._traces = False
+
+    def body(self) -> Iterator[Widget]:
+        with VerticalScroll(id="report"):
+            yield Static(id="text", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#report").focus()
+        self.action_reload()
+
+    def action_reload(self) -> None:
+        """Examine the machine again."""
+        self.query_one("#text", Static).update(styled("examining the machine …", "$text-muted"))
+        self.act(
+            lambda: (self.app.door.doctor(), self.app.door.plugins()),
+            self._arrived,
+            group="doctor",
+            otherwise=self._refused,
+        )
+
+    def _arrived(self, report: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
+        self._report = report
+        self._show()
+
+    def _refused(self, error: PhituiError) -> None:
+        text = lines([styled(error.message, "$error"), styled(error.hint, "$text-muted")])
+        self.query_one("#text", Static).update(text)
+
+    def _show(self) -> None:
+        if self._report is not None:
+            report, plugins = self._report
+            parts: Parts = [
+                *_problems(report),
+                *_engine(report),
+                *_devices(report),
+                *_backends(report),
+                *_plugins(plugins, self._traces),
+            ]
+            self.query_one("#text", Static).update(lines(parts))
+
+    def action_traces(self) -> None:
+        """Show or fold the tracebacks of failed plugins."""
+        self._traces = not self._traces
+        self._show()
+
+    def command_line(self) -> str:
+        problems = self._report[0].get("problems", ()) if self._report else ()
+        fixes = [problem["do"] for problem in problems if problem.get("do")]
+        return fixes[0] if fixes else "phitui doctor"
+
+
+def _title(text: str) -> Parts:
+    return ["", styled(text, "$primary bold")]
+
+
+def _problems(report: Mapping[str, Any]) -> Parts:
+    problems = report.get("problems", ())
+    if not problems:
+        return ["", styled("✓ no problems found", "$success")]
+    parts: Parts = _title("problems")
+    for problem in problems:
+        parts.append(styled("▲ ", "$warning") + styled(problem["what"]))
+        if problem.get("do"):
+            parts.append(styled(f"  {problem['do']}", "$accent"))
+    return parts
+
+
+def _engine(report: Mapping[str, Any]) -> Parts:
+    engine, phitui = report.get("engine"), report.get("phitui", {})
+    system = f"{phitui.get('system', '')} {phitui.get('machine', '')}, Python {phitui.get('python', '')}"
+    rows = [("phitui", f"{phitui.get('version', '')} on {system}")]
+    if engine:
+        rows.append(("engine", f"{engine['name']} {engine['version']}"))
+        rows.append(("compiled in", ", ".join(engine["backends"])))
+        rows += [(name, " ".join(values)) for name, values in engine["features"].items()]
+    for offer in report.get("engines", ()):
+        if not offer["ok"]:
+            rows.append((offer["name"], f"not here: {offer['reason']}; {offer['hint']}"))
+    return [*_title("engine"), pairs(rows)]
+
+
+def _devices(report: Mapping[str, Any]) -> Parts:
+    parts = _title("devices")
+    for device in report.get("devices", ()):
+        used = 1 - device["free"] / device["total"] if device["total"] else 0.0
+        name = "RAM" if device["kind"] == "cpu" else device["name"]
+        parts.append(
+            styled(name[:11].ljust(12), "bold")
+            + styled(show.bar(used, 20), "$primary")
+            + styled(f"  {show.size(device['free'])} of {show.size(device['total'])} free ({device['source']})")
+        )
+        parts.append(styled(" " * 12 + device["description"], "$text-muted"))
+    return parts
+
+
+def _backends(report: Mapping[str, Any]) -> Parts:
+    parts = _title("backends")
+    presence = {True: "hardware is here", False: "no such hardware", None: "hardware unknown"}
+    for backend in report.get("backends", ()):
+        mark = styled("✓ ", "$success") if backend["compiled_in"] else styled("– ", "$text-muted")
+        compiled = "compiled in" if backend["compiled_in"] else "not compiled in"
+        style = "" if backend["compiled_in"] or backend["present"] else "$text-muted"
+        state = styled(f"{compiled}, {presence[backend['present']]}", style)
+        parts.append(mark + styled(backend["title"][:22].ljust(24), style) + state)
+        if backend["present"]:
+            parts += [styled(f"    {fact['what']}: {fact['value']}", "$text-muted") for fact in backend["facts"]]
+            if backend["install"] and not backend["compiled_in"]:
+                parts.append(styled(f"    {backend['install']}", "$accent"))
+    return parts
+
+
+def _plugins(report: Mapping[str, Any], traces: bool) -> Parts:
+    parts = _title("plugins")
+    for plugin in report["plugins"]:
+        bad = [offer for offer in plugin["offers"] if not offer["ok"]]
+        names = ", ".join(dict.fromkeys(offer["name"] for offer in plugin["offers"]))
+        mark = styled("▲ ", "$warning") if bad else styled("✓ ", "$success")
+        parts.append(mark + styled(f"{plugin['name']} {plugin['version']}".ljust(22)) + styled(names, "$text-muted"))
+        parts += [styled(f"    {o['name']}: {o['reason']} {o['hint']}", "$warning") for o in bad]
+    for failure in report["failures"]:
+        stage = styled(f" ({failure['stage']})", "$text-muted")
+        parts.append(styled("✗ ", "$error") + styled(failure["plugin"], "bold") + stage)
+        parts.append(styled(f"    {failure['error']}", "$error"))
+        if traces and failure["trace"]:
+            parts.append(failure["trace"].rstrip())
+    return parts
