@@ -19,7 +19,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 CONNECT_PATIENCE = 5.0
 """Seconds to wait for an RPC worker to accept a connection."""
 _FLOATS = ("f32", "f16", "bf16")
-_ERROR, _DEBUG, _CONTINUED = 3, 4, 5  # ggml_log_level
+_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # ggml_log_level (ggml.h; the numbers in llama_cpp's comments are old)
 _GPU_KINDS = (1, 2)  # ggml_backend_dev_type: GPU, IGPU
 
 
