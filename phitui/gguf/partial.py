@@ -44,8 +44,10 @@ def check_output(out: Path, overwrite: bool) -> None:
 class Partial:
     """The unfinished file of `out`, held under an exclusive lock until it is closed."""
 
-    def __init__(self, out: Path) -> None:
-        """Open and lock it. Raises PhituiError if another writer has it, or it cannot be made."""
+    def __init__(self, out: Path, overwrite: bool = False) -> None:
+        """Open and lock it. Raises UsageError if `out` is there, PhituiError if another writer has it or it cannot be
+        made."""
+        check_output(out, overwrite)
         self.out = out
         self.path = out.with_name(out.name + ".partial")
         self.journal_path = out.with_name(out.name + ".partial.journal")
@@ -53,6 +55,13 @@ class Partial:
             self.descriptor = self._open()
         except OSError as error:
             raise _target_error(self.path, error) from None
+        try:
+            check_output(out, overwrite)  # another writer may have finished between the first look and the lock
+        except PhituiError:
+            if not self.size:
+                self.discard()
+            self.close()
+            raise
 
     def _open(self) -> int:
         """The locked descriptor. The one who waited may hold a file that was renamed meanwhile: then look again."""

@@ -63,7 +63,7 @@ def write_gguf(
     check_output(out, overwrite)
     _check_plan(plan, out, encoder)
     with SourceFiles(plan) as sources:
-        partial = Partial(out)
+        partial = Partial(out, overwrite)
         try:
             work = _Write(plan, partial, sources, encoder, job)
             size, resumed = work.run(threads or _default_threads())

@@ -286,7 +286,7 @@ def _survives(path: Path) -> None:
     try:
         header = read_header(path)
         header.metadata()
-        values: list[Any] = [header.get(key) for key in header.keys()]
+        values: list[Any] = [header.get(key) for key in list(header.keys())]
         assert len(values) == len(list(header.keys()))
     except InvalidFile as error:
         assert error.message
