@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -149,7 +150,8 @@ def _text(job: Job) -> str:
         lines.append(("attempt", job.attempt))
     if job.pid:
         lines.append(("process", job.pid))
-    lines.append(("progress", progress_text(job.progress)))
+    at_work = job.progress if job.live else replace(job.progress, rate=0.0, seconds_left=None)
+    lines.append(("progress", progress_text(at_work)))
     lines.append(("created", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.created))))
     if job.started and job.finished:
         lines.append(("took", duration(job.finished - job.started)))
