@@ -41,7 +41,7 @@ def recover(path: Path, head: dict[str, Any], boot: str) -> tuple[list[int], int
         for line in lines[1:]:
             entry = json.loads(line)
             if isinstance(entry, dict):
-                synced = entry["synced"]
+                synced = int(entry["synced"])
             else:
                 done.append(int(entry))
     except (OSError, ValueError, IndexError, KeyError, TypeError):
