@@ -274,8 +274,8 @@ def _unknown(context: Context, text: str) -> UsageError:
     shown = visible(text)
     if is_hub_id(text):
         return UsageError(f"there is no {shown} on this machine", f"download it first: phitui pull {shown}")
-    names = [artifact.name for artifact in library(context)]
-    close = difflib.get_close_matches(text, names, 3)
+    names = {artifact.name.removesuffix(".gguf").lower(): artifact.name for artifact in library(context)}
+    close = [names[name] for name in difflib.get_close_matches(text.removesuffix(".gguf").lower(), names, 3)]
     hint = f"did you mean: {', '.join(close)}" if close else "phitui models lists what is on this machine"
     return UsageError(f"{shown} is neither a file nor a model in the library", hint)
 

@@ -1,0 +1,186 @@
+"""Exports: what is previewed is what is written, whole or not at all, and never outside the directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phitui.__main__ import main
+from phitui.actions import export as actions
+from phitui.actions.context import Context
+from phitui.actions.export import ExportRequest
+from phitui.domain.bundle import Bundle, BundleFile, ExportModel
+from phitui.domain.offers import Availability
+from phitui.domain.options import option
+from phitui.domain.tensors import FilePlan, InlineExtent, SourceTensor, TensorType, Value, ValueType, place
+from phitui.errors import InvalidFile, PhituiError, Unavailable, UsageError
+from phitui.gguf.writer import write_gguf
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}{{ '<|assistant|>\n' }}"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    text: str = option("hello", help="what to write")
+
+
+class Exporter:
+    name = "fake"
+    title = "Fake"
+    options = Options
+
+    def __init__(self, *paths: str) -> None:
+        self.paths = paths or ("a.txt",)
+        self.model: ExportModel | None = None
+
+    def available(self) -> Availability:
+        return Availability()
+
+    def preview(self, model: ExportModel, options: Options, out: Path) -> Bundle:
+        self.model = model
+        return Bundle(tuple(BundleFile(path, options.text) for path in self.paths), ("run it",), ("a note",))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    tensor = SourceTensor("token_embd.weight", (32, 2), TensorType.F32, (InlineExtent(bytes(256)),))
+    metadata = {
+        "general.architecture": Value.string("phi3"),
+        "general.name": Value.string("tiny"),
+        "phi3.block_count": Value.u32(2),
+        "phi3.context_length": Value.u32(8192),
+        "tokenizer.ggml.tokens": Value.array(ValueType.STRING, ["<|end|>", "<|user|>"]),
+        "tokenizer.chat_template": Value.string(TEMPLATE),
+    }
+    path = tmp_path / "Phi-3-tiny.gguf"
+    write_gguf(FilePlan("F32", metadata, place([(tensor, TensorType.F32, None)])), path)
+    return str(path)
+
+
+def use(context: Context, exporter: Any) -> Any:
+    context.registry.exporters.insert(0, exporter)
+    return exporter
+
+
+def test_preview_writes_nothing(context: Context, model: str, tmp_path: Path) -> None:
+    exporter = use(context, Exporter())
+    bundle = actions.preview(context, ExportRequest(model, "fake", tmp_path / "out", {"text": "x"}))
+    assert bundle.files == (BundleFile("a.txt", "x"),)
+    assert not (tmp_path / "out").exists()
+    seen = exporter.model
+    assert seen.chat_template == TEMPLATE
+    assert seen.facts.chat_format == "phi-3"
+    assert seen.metadata["phi3.block_count"] == 2
+    assert "nothing" not in seen.metadata
+    assert len(seen.metadata) == len(list(seen.metadata)) == 6
+
+
+def test_export(context: Context, model: str, tmp_path: Path) -> None:
+    use(context, Exporter("a.txt", "deep/er/b.txt"))
+    text = "zeile\r\n«ü»\n"
+    result = actions.export(context, ExportRequest(model, "fake", tmp_path / "out", {"text": text}))
+    assert result.files == (tmp_path / "out" / "a.txt", tmp_path / "out" / "deep" / "er" / "b.txt")
+    assert (result.run, result.notes) == (("run it",), ("a note",))
+    assert all(file.read_bytes() == text.encode() for file in result.files)
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == ["a.txt", "b.txt"]
+
+
+def test_existing_files_are_kept(context: Context, model: str, tmp_path: Path) -> None:
+    use(context, Exporter("new.txt", "a.txt"))
+    (tmp_path / "a.txt").write_text("mine")
+    request = ExportRequest(model, "fake", tmp_path)
+    with pytest.raises(UsageError, match="is there already"):
+        actions.export(context, request)
+    assert (tmp_path / "a.txt").read_text() == "mine"
+    assert not (tmp_path / "new.txt").exists()
+    actions.export(context, request, overwrite=True)
+    assert (tmp_path / "a.txt").read_text() == "hello"
+
+
+def test_a_dangling_link_is_not_written_through(context: Context, model: str, tmp_path: Path) -> None:
+    use(context, Exporter())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").symlink_to(tmp_path / "elsewhere")
+    request = ExportRequest(model, "fake", tmp_path / "out")
+    with pytest.raises(UsageError):
+        actions.export(context, request)
+    actions.export(context, request, overwrite=True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("path", ["../a", "/etc/a", "x/../../a", "", "a\\..\\b", "link/a"])
+def test_paths_outside_are_refused(context: Context, model: str, tmp_path: Path, path: str) -> None:
+    use(context, Exporter("good.txt", path))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="outside"):
+        actions.export(context, ExportRequest(model, "fake", out), overwrite=True)
+    assert not (out / "good.txt").exists()
+
+
+def test_out_that_cannot_be_written(context: Context, model: str, tmp_path: Path) -> None:
+    use(context, Exporter())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PhituiError, match="cannot write"):
+        actions.export(context, ExportRequest(model, "fake", tmp_path / "file" / "x"))
+    (tmp_path / "out" / "a.txt").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is a directory"):
+        actions.export(context, ExportRequest(model, "fake", tmp_path / "out"), overwrite=True)
+
+
+def test_wrong_requests(context: Context, model: str, tmp_path: Path) -> None:
+    use(context, Exporter())
+    with pytest.raises(UsageError, match="no export target is named 'nope'"):
+        actions.preview(context, ExportRequest(model, "nope", tmp_path))
+    with pytest.raises(UsageError, match="unknown option 'nope'"):
+        actions.preview(context, ExportRequest(model, "fake", tmp_path, {"nope": 1}))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InvalidFile):
+        actions.preview(context, ExportRequest(str(tmp_path / "x.gguf"), "fake", tmp_path))
+
+
+def test_an_exporter_that_cannot_be_used(context: Context, model: str, tmp_path: Path) -> None:
+    class Missing(Exporter):
+        name = "missing"
+
+        def available(self) -> Availability:
+            return Availability(False, "not here", "install it")
+
+    use(context, Missing())
+    assert "missing" in [offer.name for offer in actions.targets(context)]
+    with pytest.raises(Unavailable, match="not here"):
+        actions.preview(context, ExportRequest(model, "missing", tmp_path))
+
+
+def test_command_line(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = ["export", model, "--to", "ollama", "--out", str(out), "--system", "Be brief.", "--num-ctx", "2048"]
+    assert main([*arguments, "--preview"]) == 0
+    shown = capsys.readouterr().out
+    assert "SYSTEM Be brief." in shown
+    assert not out.exists()
+    assert main([*arguments, "--name", "mine", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["files"] == [str(out / "Modelfile")]
+    assert document["run"] == [f"ollama create mine -f {out}/Modelfile", "ollama run mine"]
+    text = (out / "Modelfile").read_text()
+    assert f"FROM {model}\n" in text
+    assert "PARAMETER num_ctx 2048\n" in text
+    assert main(arguments) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    assert f"wrote {out / 'Modelfile'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("extra", [["--parameter", "nope=1"], ["--name", "a b"], ["--num-ctx", "0"], ["--nope"]])
+def test_command_line_refuses(model: str, tmp_path: Path, extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", model, "--to", "ollama", "--out", str(tmp_path / "out"), *extra]) == 2
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "out").exists()
