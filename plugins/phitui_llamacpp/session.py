@@ -143,18 +143,18 @@ class LlamaSession:
         )
         tokens = self._prompt(text)
         answer = _Answer(len(tokens), began)
-        answer.evaluated = self._reuse(tokens)
+        reused = self._reuse(tokens)
         sampled = native.sampler(sampling, self._vocabulary.size, _seed(sampling))
         try:
             if sampling.repeat_penalty != 1.0:
                 for token in tokens[-native.PENALTY_WINDOW :]:
                     lib.llama_sampler_accept(sampled, token)
-            if self._evaluate(tokens[len(self._tokens) :]):
-                answer.prefilled = time.perf_counter()
+            complete = self._evaluate(tokens[reused:])
+            answer.evaluated = len(self._tokens) - reused
+            answer.prefilled = answer.ended = time.perf_counter()
+            if complete:
                 yield from self._decode(answer, sampled, sampling)
                 self._said = text + "".join(answer.text) if answer.exact else ""
-            else:
-                answer.prefilled = time.perf_counter()
         finally:
             lib.llama_sampler_free(sampled)
         yield answer.stats(self.info.context, len(self._tokens))
@@ -181,13 +181,13 @@ class LlamaSession:
         return tokens
 
     def _reuse(self, tokens: list[int]) -> int:
-        """Cut the cache back to what it shares with `tokens`. The number of tokens that are left to evaluate."""
+        """Cut the cache back to what it shares with `tokens`. The number of tokens that are reused."""
         shared = 0
         limit = min(len(tokens) - 1, len(self._tokens))  # the last one is evaluated again: its logits are needed
         while shared < limit and tokens[shared] == self._tokens[shared]:
             shared += 1
         self._truncate(shared)
-        return len(tokens) - len(self._tokens)
+        return len(self._tokens)
 
     def _truncate(self, count: int) -> None:
         """Keep the first `count` tokens in the cache; none, where a model's memory cannot be cut."""
@@ -237,6 +237,8 @@ class LlamaSession:
                 break
             answer.count += 1
             text = pieces.feed(self._vocabulary.piece(token))
+            if not answer.text:
+                text = text.removeprefix(" ")  # SentencePiece begins every text with a space
             if text:
                 answer.text.append(text)
                 yield TextChunk(text)

@@ -201,13 +201,14 @@ def test_stop_while_generating(load: Load, tmp_path: Path) -> None:
 @needs_llama
 def test_stop_while_reading_the_prompt(load: Load, tmp_path: Path) -> None:
     """The abort switch reaches into a running graph: no batch has to be finished first."""
-    model = write_scripted(tmp_path / "m.gguf", "yes, yes", context=65536, layers=8)
-    chat = load(model, context=65536, batch=65536, ubatch=8192)
+    model = write_scripted(tmp_path / "m.gguf", "yes, yes", context=32768, layers=8)
+    chat = load(model, context=32768, batch=32768, ubatch=2048)
     threading.Timer(0.6, chat.stop).start()
     began = time.monotonic()
-    text, stats = ask(chat, "a" * 60_000)
+    text, stats = ask(chat, "a" * 30_000)
     assert time.monotonic() - began < 2
     assert (text, stats.finish_reason, stats.completion_tokens) == ("", "cancelled", 0)
+    assert stats.evaluated_tokens == stats.context_used < stats.prompt_tokens
     assert chat.messages == []
     assert ask(chat)[0] == "yes, yes"
 
