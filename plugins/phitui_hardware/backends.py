@@ -18,6 +18,7 @@ from phitui.api import (
     MemoryBuffer,
     PhituiError,
     TensorType,
+    Unavailable,
 )
 from phitui_hardware import child, install, machine, parsers
 
@@ -96,10 +97,12 @@ class CpuBackend:
 
     def workers(self, rpc: Sequence[str]) -> Sequence[Device]:
         """The devices of RPC workers, as the engine lists them."""
+        require_engine()
         return [device(row, "rpc") for row in child.engine(tuple(rpc))["devices"] if row["registry"].startswith("RPC")]
 
     def measure(self, model: Path, settings: EngineSettings) -> Sequence[MemoryBuffer]:
         """The buffers of a load, from a warm child process that has only the model's header."""
+        require_engine()
         question = {
             "op": "measure",
             "path": str(model),
@@ -119,6 +122,12 @@ class CpuBackend:
     def release(self) -> None:
         """End the child processes."""
         child.close_all()
+
+
+def require_engine() -> None:
+    """Raise Unavailable with the install line where llama-cpp-python is missing."""
+    if not child.installed():
+        raise Unavailable("llama-cpp-python is not installed", install.install_line("cpu", platform.system()))
 
 
 def ask_engine() -> tuple[Mapping[str, Any], str]:

@@ -87,7 +87,7 @@ class Probe:
         from phitui_hardware.native import Ggml
 
         llama.llama_backend_init()
-        self._ggml = Ggml(Path(llama.__file__).parent / "lib")
+        self._ggml = Ggml(library_folder(llama))
         for endpoint in self._rpc:
             if not self._ggml.add_worker(endpoint):
                 raise ProbeError(
@@ -109,6 +109,12 @@ class Probe:
             "rpc": bool(llama.llama_supports_rpc()),
             "devices": [asdict(device) for device in self._ggml.devices()],
         }
+
+
+def library_folder(llama: Any) -> Path:
+    """Where the libllama in use lies: LLAMA_CPP_LIB_PATH may have moved it."""
+    loaded = Path(str(getattr(getattr(llama, "_lib", None), "_name", "")))
+    return loaded.parent if loaded.is_file() else Path(llama.__file__).parent / "lib"
 
 
 def reach(endpoint: str) -> None:
