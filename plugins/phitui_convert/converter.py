@@ -10,6 +10,7 @@ from typing import Any
 from phitui.api import (
     Availability,
     Checkpoint,
+    PhituiError,
     Source,
     SourceTensor,
     TensorSource,
@@ -50,14 +51,21 @@ class Phi3Converter:
     def open(self, checkpoint: Path, options: Any) -> TensorSource:
         """Check every tensor against config.json and read the tokenizer. Raises UnsupportedModel or InvalidFile."""
         opened = open_checkpoint(checkpoint)
-        verdict = self.inspect(opened.config)
-        if not verdict.ok:
-            hint = f"nearest supported: {verdict.nearest}" if verdict.nearest else "see: phitui models"
-            raise UnsupportedModel(f"{checkpoint}: {verdict.reason}", hint)
-        phi = phi3.read(opened.config)
+        phi = _hyperparameters(opened)
         tensors = phi3.tensors(phi, opened)
         metadata, notes = _metadata(opened, phi, tensors, options)
         return Source(opened.directory, phi3.NAME, metadata, tensors, tuple(notes))
+
+
+def _hyperparameters(checkpoint: Checkpoint) -> phi3.Phi3:
+    refusal = verdicts.refuse(checkpoint.config)
+    if refusal is not None:
+        hint = f"nearest supported: {refusal.nearest}" if refusal.nearest else "see: phitui models"
+        raise UnsupportedModel(f"{checkpoint.directory}: {refusal.reason}", hint)
+    try:
+        return phi3.read(checkpoint.config)
+    except PhituiError as error:
+        raise type(error)(f"{checkpoint.directory}: {error.message}", error.hint) from None
 
 
 def _metadata(

@@ -44,6 +44,19 @@ _RELATIVES: dict[str, tuple[str, str]] = {
 
 def judge(config: Mapping[str, Any]) -> Verdict:
     """The verdict on a config.json. Never raises."""
+    refusal = refuse(config)
+    if refusal is not None:
+        return refusal
+    try:
+        phi = phi3.read(config)
+    except PhituiError as error:
+        return Verdict(False, f"{error.message}; {error.hint}" if error.hint else error.message)
+    rope = "longrope" if phi.rope.long_factors else "no rope scaling"
+    return Verdict(True, f"{SUPPORTED}: {phi.layers} layers, context {phi.context}, {rope}")
+
+
+def refuse(config: Mapping[str, Any]) -> Verdict | None:
+    """The verdict on a model of another kind than this plugin converts; None for one of the right kind."""
     if not isinstance(config, Mapping):
         return Verdict(False, "config.json is not a JSON object")
     architectures = config.get("architectures")
@@ -57,12 +70,7 @@ def judge(config: Mapping[str, Any]) -> Verdict:
         return Verdict(False, f"{architecture} is not a Phi architecture that phitui converts", NEAREST)
     if config.get("quantization_config"):
         return Verdict(False, _quantized(config["quantization_config"]), "the same model in BF16 or F16")
-    try:
-        phi = phi3.read(config)
-    except PhituiError as error:
-        return Verdict(False, error.message, error.hint)
-    rope = "longrope" if phi.rope.long_factors else "no rope scaling"
-    return Verdict(True, f"{architecture}: {phi.layers} layers, context {phi.context}, {rope}")
+    return None
 
 
 def _quantized(settings: Any) -> str:

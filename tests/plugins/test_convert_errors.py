@@ -1,0 +1,256 @@
+"""What cannot be converted is refused by name, with the way out; and inspect() never raises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from phitui_convert.converter import ConvertOptions, Phi3Converter
+from phitui_convert.floats import FloatQuantizer
+
+from phitui.api import (
+    FileExtent,
+    InvalidFile,
+    Source,
+    SourceTensor,
+    TensorType,
+    UnsupportedModel,
+    UsageError,
+)
+from phitui.testing.checkpoints import TinyPhi, config, tensor_shapes, write_checkpoint, write_safetensors
+
+IDS = {"<|endoftext|>": 3}
+GOOD = config(TinyPhi(rope="longrope", context=131072), IDS)
+
+
+def opened(directory: Path, **options: str) -> Any:
+    return Phi3Converter().open(directory, ConvertOptions(**options))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in (values | changes).items() if value != "DROP"}))
+
+
+def retensor(directory: Path, change: Callable[[dict[str, tuple[int, ...]]], None]) -> None:
+    shapes = tensor_shapes(TinyPhi(hidden=32, intermediate=32))
+    change(shapes)
+    tensors = {}
+    for name, shape in shapes.items():
+        size = 2
+        for dimension in shape:
+            size *= dimension
+        tensors[name] = ("BF16", shape, bytes(size))
+    write_safetensors(directory / "model.safetensors", tensors)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "tiny", hidden=32, intermediate=32)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "nearest"),
+    [
+        ("PhiForCausalLM", "Phi-3-mini"),
+        ("PhiMoEForCausalLM", "phi-4"),
+        ("Phi3SmallForCausalLM", "Phi-3-medium"),
+        ("Phi3VForCausalLM", "Phi-3.5-mini"),
+        ("Phi4FlashForCausalLM", "Phi-4-mini-reasoning"),
+        ("Phi4MMForCausalLM", "Phi-4-mini-instruct"),
+        ("Phi4ForCausalLMV", "Phi-4-reasoning"),
+        ("LlamaForCausalLM", "Phi3ForCausalLM"),
+    ],
+)
+def test_other_architectures_are_named_with_the_nearest(architecture: str, nearest: str, tiny: Path) -> None:
+    verdict = Phi3Converter().inspect({"architectures": [architecture]})
+    assert not verdict.ok
+    assert architecture in verdict.reason
+    assert nearest in verdict.nearest
+    edit(tiny / "config.json", architectures=[architecture])
+    with pytest.raises(UnsupportedModel, match=architecture) as error:
+        opened(tiny)
+    assert nearest in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architectures": []}, "names no architecture"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": "big"}, "hidden_size is 'big'"),
+        ({"num_hidden_layers": 100_000}, "num_hidden_layers is 100000"),
+        ({"num_attention_heads": 3}, "do not divide"),
+        ({"head_dim": 100}, "head_dim is 100"),
+        ({"vocab_size": 2**40}, "vocab_size"),
+        ({"rope_theta": -1}, "rope_theta"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"quantization_config": {"quant_method": "awq"}}, "already quantized (awq"),
+        ({"rope_scaling": {"type": "longrope"}}, "short_factor is missing"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 32}}, "long_factor is missing"),
+        ({"rope_scaling": GOOD["rope_scaling"] | {"long_factor": [1.0] * 31}}, "31 values, not 32"),
+        ({"rope_scaling": GOOD["rope_scaling"] | {"long_factor": [0.0] * 32}}, "long_factor[0] is 0.0"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "short_factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "'linear' is not known"),
+        ({"rope_scaling": {"short_factor": [1.0] * 32}}, "neither type nor rope_type"),
+        ({"rope_scaling": "longrope"}, "not an object"),
+        ({"rope_scaling": None, "rope_parameters": {"full_attention": {}}}, "differ between layers"),
+    ],
+)
+def test_configs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+    assert Phi3Converter().inspect(GOOD).ok
+    verdict = Phi3Converter().inspect(GOOD | changes)
+    assert not verdict.ok
+    assert said in verdict.reason
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(GOOD)), json_values), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_inspect_never_raises(changes: dict[str, Any], whole: bool) -> None:
+    verdict = Phi3Converter().inspect(GOOD | changes if whole else changes)
+    assert verdict.reason
+
+
+@pytest.mark.parametrize("value", [None, [], "x", {"architectures": "Phi3ForCausalLM"}, {"architectures": [3]}])
+def test_inspect_of_things_that_are_no_config(value: Any) -> None:
+    assert not Phi3Converter().inspect(value).ok
+
+
+def test_missing_tensor(tiny: Path) -> None:
+    retensor(tiny, lambda shapes: shapes.pop("model.layers.1.mlp.down_proj.weight") and None)
+    with pytest.raises(InvalidFile, match=r"'model.layers.1.mlp.down_proj.weight' is missing"):
+        opened(tiny)
+
+
+def test_untied_without_an_output(tiny: Path) -> None:
+    retensor(tiny, lambda shapes: shapes.pop("lm_head.weight") and None)
+    with pytest.raises(InvalidFile, match=r"lm_head.weight' is missing") as error:
+        opened(tiny)
+    assert "tie_word_embeddings" in error.value.hint
+    edit(tiny / "config.json", tie_word_embeddings=True)
+    assert "output.weight" not in [tensor.name for tensor in opened(tiny).tensors]
+
+
+def test_extra_tensor(tiny: Path) -> None:
+    retensor(tiny, lambda shapes: shapes.update({"model.layers.0.self_attn.qkv_proj.lora_A.weight": (8, 32)}))
+    with pytest.raises(InvalidFile, match=r"lora_A.weight' is not part of Phi-3 with 2 layers"):
+        opened(tiny)
+
+
+def test_computed_buffers_are_left_out(tiny: Path) -> None:
+    retensor(tiny, lambda shapes: shapes.update({"model.layers.0.self_attn.rotary_emb.inv_freq": (4,)}))
+    assert len(opened(tiny).tensors) == len(tensor_shapes(TinyPhi()))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("model.embed_tokens.weight", "vocab_size", 641),
+        ("mlp.down_proj", "intermediate_size", 64),
+        ("self_attn.qkv_proj", "num_key_value_heads", 4),
+    ],
+)
+def test_shapes_against_the_config(name: str, field: str, value: int, tiny: Path) -> None:
+    edit(tiny / "config.json", **{field: value})
+    with pytest.raises(InvalidFile, match=r"has shape \[.*config.json says"):
+        opened(tiny)
+
+
+def test_unknown_pre_tokenizer_names_the_option(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "tiny", tokenizer="bpe", hidden=32, intermediate=32)
+    with pytest.raises(UnsupportedModel, match="not a known one") as error:
+        opened(directory)
+    assert "--pre-tokenizer NAME" in error.value.hint
+    assert opened(directory, pre_tokenizer="gpt-2").metadata["tokenizer.ggml.pre"].value == "gpt-2"
+
+
+def test_another_tokenizer_class_is_judged_by_its_files(tmp_path: Path) -> None:
+    """Fine-tunes save PreTrainedTokenizerFast and no tokenizer.model; the reference fails on them."""
+    directory = write_checkpoint(tmp_path / "tiny", tokenizer="bpe", hidden=32, intermediate=32)
+    edit(directory / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    assert opened(directory, pre_tokenizer="gpt-2").metadata["tokenizer.ggml.model"].value == "gpt2"
+
+
+def test_sentencepiece_without_its_model(tiny: Path) -> None:
+    (tiny / "tokenizer.model").unlink()
+    with pytest.raises(UnsupportedModel, match="converted from SentencePiece") as error:
+        opened(tiny)
+    assert "copy tokenizer.model" in error.value.hint
+    (tiny / "tokenizer.json").unlink()
+    with pytest.raises(InvalidFile, match=r"neither tokenizer.model nor tokenizer.json"):
+        opened(tiny)
+
+
+def test_broken_tokenizer_files(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "tokenizer.model").write_bytes(b"\xff\xff not a model")
+    with pytest.raises(InvalidFile, match="is not a SentencePiece model"):
+        opened(tiny)
+    bpe = write_checkpoint(tmp_path / "bpe", tokenizer="bpe", hidden=32, intermediate=32)
+    edit(bpe / "tokenizer.json", version="9.9", pre_tokenizer={"type": "ByteLevel"})
+    with pytest.raises(InvalidFile, match=r"tokenizer\.json"):
+        opened(bpe)
+
+
+def test_more_tokens_than_embeddings(tiny: Path) -> None:
+    edit(tiny / "tokenizer_config.json", added_tokens_decoder={"640": {"content": "<|new|>", "special": True}})
+    with pytest.raises(InvalidFile, match=r"id 640.*vocab_size 640"):
+        opened(tiny)
+
+
+def test_an_unreadable_model_card_costs_only_its_keys(tiny: Path) -> None:
+    (tiny / "README.md").write_text("---\nlicense: [mit\n---\n")
+    source = opened(tiny)
+    assert any("model card" in note for note in source.notes)
+    assert "general.license" not in source.metadata
+    (tiny / "README.md").write_text("---\nlicense: [1, 2]\nversion: 1.0\n---\n")
+    assert opened(tiny).metadata["general.architecture"].value == "phi3"
+
+
+def test_hub_snapshots_are_named_by_their_repository(tmp_path: Path) -> None:
+    directory = tmp_path / "models--microsoft--Phi-3-mini-4k-instruct" / "snapshots" / "0123456789abcdef"
+    source = opened(write_checkpoint(directory, hidden=32, intermediate=32))
+    assert source.metadata["general.name"].value == "Phi-3-mini-4k-instruct"
+    assert source.metadata["general.organization"].value == "Microsoft"
+
+
+def test_a_broken_config_names_its_checkpoint_and_the_way_out(tiny: Path) -> None:
+    edit(tiny / "config.json", rope_scaling={"type": "su"})
+    with pytest.raises(InvalidFile, match=r"tiny: config\.json: rope scaling is su") as error:
+        opened(tiny)
+    assert "config.json the checkpoint came with" in error.value.hint
+
+
+def quantized_source(tmp_path: Path) -> Source:
+    extent = FileExtent(tmp_path / "x", 0, 34)
+    return Source(tmp_path, "phi3", {}, (SourceTensor("a.weight", (32, 1), TensorType.Q8_0, (extent,)),))
+
+
+def test_floats_refuse_what_they_cannot_do(tiny: Path, tmp_path: Path) -> None:
+    floats = FloatQuantizer()
+    with pytest.raises(UsageError, match="already Q8_0"):
+        floats.plan(quantized_source(tmp_path), ["F16"], None)
+    with pytest.raises(UsageError, match="not a float scheme"):
+        floats.plan(opened(tiny), ["Q4_K_M"], None)
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("BF16", "BF16"), ("F16", "F16"), ("F32", "F16")])
+def test_auto(dtype: str, wanted: str, tmp_path: Path) -> None:
+    source = opened(write_checkpoint(tmp_path / "tiny", dtype=dtype, hidden=32, intermediate=32))
+    plan = FloatQuantizer().plan(source, ["AUTO"], None)["AUTO"]
+    assert plan.scheme == wanted
+    assert {tensor.type.name for tensor in plan.tensors if len(tensor.shape) > 1} == {wanted}
+    assert {tensor.type.name for tensor in plan.tensors if len(tensor.shape) == 1} == {"F32"}
