@@ -49,6 +49,7 @@ class EngineProcess:
         self._state_lock = threading.Lock()
         self._number = 0
         self._running: int | None = None
+        self._asked = False
         self._stop_deadline: float | None = None
         self._closed = False
 
@@ -73,7 +74,7 @@ class EngineProcess:
         To cancel, raise Cancelled in `progress`, or call close(). Raises EngineError (or what the engine raised).
         """
         self._closed = False
-        self._running = self._stop_deadline = None
+        self._asked, self._running, self._stop_deadline = False, None, None
         self._spawn()
         self._send(protocol.open_message(self.engine, str(self.model), self.settings))
         part = 0.0
@@ -103,7 +104,7 @@ class EngineProcess:
         Raises EngineError when the child dies, speaks nonsense or does not obey stop(): call restart() then.
         """
         with self._state_lock:
-            if self._running is not None:
+            if self._asked:  # an iterator that nobody ever touched does not count
                 raise EngineError("the engine is answering already", "stop that answer first")
             self._number += 1
             number = self._running = self._number
@@ -112,6 +113,12 @@ class EngineProcess:
 
     def _stream(self, number: int, request: dict[str, Any]) -> Generator[Chunk, None, None]:
         finished = False
+        with self._state_lock:
+            if self._running != number or self._asked:
+                raise EngineError("another question was asked since", "ask this one again")
+            self._asked = True
+            if self._stop_deadline is not None:  # stopped before it was asked: the patience begins now
+                self._stop_deadline = time.monotonic() + STOP_PATIENCE
         try:
             self._send(request)
             while not finished:
@@ -129,7 +136,7 @@ class EngineProcess:
             raise
         finally:
             with self._state_lock:
-                self._running = self._stop_deadline = None
+                self._asked, self._running, self._stop_deadline = False, None, None
 
     def _abandon(self, number: int) -> None:
         """The caller lost interest: stop the answer and take what is left of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -346,15 +347,15 @@ start(address)(sys.argv[1].encode(), None, 1, 1, ctypes.cast(device, ctypes.c_vo
 """
 
 
-@needs_llama
-@pytest.mark.skipif(sys.platform != "linux", reason="the library's name differs")
-def test_rpc_worker_is_a_device(load: Load, parrot: Path, wait_until: Callable[..., None]) -> None:
-    import socket
-
+@pytest.fixture
+def worker(wait_until: Callable[..., None]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """An RPC worker on a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    server = subprocess.Popen([sys.executable, "-c", SERVER, endpoint], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, endpoint], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
     def listening() -> bool:
         if server.poll() == 3:
@@ -364,10 +365,38 @@ def test_rpc_worker_is_a_device(load: Load, parrot: Path, wait_until: Callable[.
 
     try:
         wait_until(listening)
-        chat = load(parrot, layers=-1, rpc=(endpoint,))
-        assert chat.info.layers_offloaded == 3
-        assert ask(chat)[0] == TEXT
-        assert "RPC" in chat.process.log.read_text()  # type: ignore[union-attr]
+        yield endpoint, server
     finally:
         server.kill()
         server.wait()
+
+
+@needs_llama
+@pytest.mark.skipif(sys.platform != "linux", reason="the library's name differs")
+def test_rpc_worker_is_a_device(load: Load, parrot: Path, worker: tuple[str, Any]) -> None:
+    chat = load(parrot, layers=-1, rpc=(worker[0],))
+    assert chat.info.layers_offloaded == 3
+    assert ask(chat)[0] == TEXT
+    assert chat.process.log
+    assert "RPC" in chat.process.log.read_text()
+
+
+@needs_llama
+@pytest.mark.skipif(sys.platform != "linux", reason="the library's name differs")
+def test_llama_cpp_really_aborts(load: Load, parrot: Path, worker: tuple[str, Any]) -> None:
+    """llama.cpp ends its whole process when an RPC worker dies: here that is the engine's, and the chat goes on."""
+    endpoint, server = worker
+    chat = load(parrot, layers=-1, rpc=(endpoint,))
+    ask(chat)
+    server.kill()
+    server.wait()
+    with pytest.raises(EngineError, match="SIGABRT") as caught:
+        ask(chat, "and now?")
+    assert "RPC server" in caught.value.log_tail
+    assert [message.content for message in chat.messages] == ["hello", TEXT]
+    with pytest.raises((Unavailable, UsageError)):
+        chat.restart()
+    chat.process.settings = EngineSettings(context=1024)
+    chat.restart()
+    assert ask(chat, "and now?")[0] == TEXT
+    assert len(chat.messages) == 4

@@ -147,6 +147,21 @@ def test_one_answer_at_a_time(make: Make) -> None:
     stream.close()
 
 
+def test_an_untouched_iterator_blocks_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = make()
+    process.start()
+    forgotten = process.stream([Message("user", "say no")], Sampling())
+    assert ask(process, "say yes")[0] == "yes"
+    with pytest.raises(EngineError, match="since"):
+        next(forgotten)
+    monkeypatch.setattr(client, "STOP_PATIENCE", 0.05)
+    late = process.stream([Message("user", "slow 100")], Sampling())
+    process.stop()
+    time.sleep(0.1)
+    monkeypatch.setattr(client, "STOP_PATIENCE", 2)
+    assert isinstance(list(late)[-1], ChatStats)  # the patience counts from when it was asked
+
+
 @pytest.mark.parametrize(("command", "kind", "words"), [("error", PhituiError, "oh"), ("raise", EngineError, "oh")])
 def test_an_error_leaves_the_engine_alive(make: Make, command: str, kind: type, words: str) -> None:
     process = make()
