@@ -12,6 +12,7 @@ from phitui.api import (
     Availability,
     Encoder,
     FilePlan,
+    InvalidFile,
     Scheme,
     TensorSource,
     TensorType,
@@ -101,7 +102,10 @@ def file_plan(source: TensorSource, scheme: str, answer: Answer, options: Quanti
     if answer.error:
         refused = f"llama.cpp has no {scheme} for this model: {answer.error}"
         return FilePlan(scheme, metadata, (), notes=tuple(source.notes), refused=refused)
-    tensors = place([(tensor, *answer.tensors[tensor.name]) for tensor in source.tensors])
+    try:
+        tensors = place([(tensor, *answer.tensors[tensor.name]) for tensor in source.tensors])
+    except InvalidFile as error:  # llama.cpp fails on it too, but only when it comes to that tensor
+        return FilePlan(scheme, metadata, (), notes=tuple(source.notes), refused=f"{scheme}: {error.message}")
     notes = _notes(source, options)
     plan = FilePlan(scheme, metadata, tensors, needs_imatrix=answer.needs_imatrix, notes=notes)
     return replace(plan, refused=_refusal(plan, options))
