@@ -22,9 +22,10 @@ from phitui.tui.crash import unexpected
 from phitui.tui.door import Door
 from phitui.tui.glyphs import AsciiFilter, ascii_only
 from phitui.tui.messages import DevicesRead, JobsRead
+from phitui.tui.painter import Painter
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
-from phitui.tui.themes import THEMES
+from phitui.tui.themes import DEFAULTS, THEMES
 from phitui.tui.widgets.frame import PLACES
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class PhituiApp(App[None]):
             Binding(f"alt+{number}", f"place('{place}')", place.capitalize(), show=False, priority=True)
             for number, place in enumerate(PLACES, 1)
         ],
+        Binding("ctrl+l", "repaint", "repaint", show=False),
         Binding("y", "copy_command", "copy command", show=False),
         Binding("question_mark", "help", "help", key_display="?"),
         Binding("q", "leave", "quit"),
@@ -105,6 +107,7 @@ class PhituiApp(App[None]):
         super().__init__()
         self.door = door or Door(context)
         self.crash: PhituiError | None = None
+        self._painter = Painter()
         self._state_file = context.paths.state / "tui.json"
         if ascii_only():
             self._filters.append(AsciiFilter())
@@ -133,6 +136,9 @@ class PhituiApp(App[None]):
             self.theme = wanted
         else:
             self.show_error(PhituiError(f"there is no theme {wanted!r}", "ctrl+p, then Theme, lists them"))
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return DEFAULTS
 
     # background ------------------------------------------------------------------------------------------------------
     def _in_thread(self, call: Callable[[], Message]) -> None:
@@ -253,6 +259,18 @@ class PhituiApp(App[None]):
         yield SystemCommand("Help", "Keys of this place", self.action_help)
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
         yield SystemCommand("Quit", "Leave phitui; jobs go on", self.action_leave)
+
+    # painting --------------------------------------------------------------------------------------------------------
+    def _display(self, screen: Screen[Any], renderable: Any) -> None:
+        super()._display(screen, self._painter.lean(renderable))
+
+    def on_resize(self) -> None:
+        self._painter.forget()
+
+    def action_repaint(self) -> None:
+        """Paint everything anew, for a terminal that another program wrote on."""
+        self._painter.forget()
+        self.refresh(layout=True)
 
     # the last resort -------------------------------------------------------------------------------------------------
     def _fatal_error(self) -> None:

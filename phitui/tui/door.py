@@ -38,6 +38,11 @@ class Door:
 
         return models.inspect(self.context, source)
 
+    def pull(self, repo: str) -> Any:
+        from phitui.actions import pull
+
+        return pull.start(self.context, pull.PullRequest(repo))
+
     def models_dir(self) -> Path:
         """Where builds land by default."""
         return self.context.paths.models

@@ -27,8 +27,3 @@ def styled(text: str, style: str = "") -> Content:
 def lines(parts: Iterable[Content | str]) -> Content:
     """Parts below each other; strings are made harmless."""
     return Content("\n").join([part if isinstance(part, Content) else Content(harmless(part)) for part in parts])
-
-
-def pairs(rows: Iterable[tuple[str, str]], width: int = 12) -> Content:
-    """Label and value below each other, labels muted and aligned; rows without a value are left out."""
-    return lines(styled(label.ljust(width), "$text-muted") + styled(value) for label, value in rows if value)

@@ -17,6 +17,7 @@ CALM = Theme(
     warning="#d8b27a",
     error="#d98880",
     variables={
+        "muted": "#838e99",
         "block-cursor-background": "#2c3a47",
         "block-cursor-foreground": "#eef2f5",
         "block-cursor-text-style": "none",
@@ -59,8 +60,11 @@ CONTRAST = Theme(
         "footer-key-foreground": "#ffff00",
         "border": "#ffffff",
         "border-blurred": "#9e9e9e",
-        "text-muted": "#d0d0d0",
+        "muted": "#d0d0d0",
     },
 )
 
 THEMES = (CALM, CONTRAST)
+
+DEFAULTS = {"muted": "#8a929c"}
+"""phitui's own variables, for themes that do not have them."""

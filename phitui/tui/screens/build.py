@@ -18,8 +18,9 @@ from phitui.errors import PhituiError
 from phitui.tui import format as show
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
-from phitui.tui.text import lines, pairs, styled
+from phitui.tui.text import lines, styled
 from phitui.tui.widgets.jobline import JobLine
+from phitui.tui.widgets.page import Hang, Page, Part, bullet, facts
 from phitui.tui.widgets.table import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Build(Place):
         with Container(id="split"):
             yield Table(COLUMNS, id="schemes")
             with VerticalScroll(id="side", can_focus=False):
-                yield Static(id="about", markup=False)
+                yield Page(id="about")
         yield JobLine(id="job")
 
     def on_mount(self) -> None:
@@ -86,13 +87,13 @@ class Build(Place):
         self._rows, self._plans = {}, {}
         hand = self.app.hand
         table = self.query_one(Table)
-        self.query_one("#about", Static).update("")
+        self.query_one("#about", Page).show([])
         if hand is None:
             self.query_one("#source", Static).update(styled("no model in hand", "bold"))
             table.show([], "Take a checkpoint or a GGUF in hand under 1 Models; its schemes appear here.")
             return
         kind = "checkpoint" if hand.kind == "checkpoint" else f"GGUF {hand.scheme}".strip()
-        text = styled(hand.name, "bold") + styled(f"  {kind} · {show.short_path(hand.path)}", "$text-muted")
+        text = styled(hand.name, "bold") + styled(f"  {kind} · {show.short_path(hand.path)}", "$muted")
         self.query_one("#source", Static).update(text)
         table.show([], "planning every scheme …")
         self.act(lambda: self.app.door.schemes(hand.path), self._arrived, group="schemes", otherwise=self._refused)
@@ -105,7 +106,7 @@ class Build(Place):
         self._about(self.query_one(Table).current)
 
     def _refused(self, error: PhituiError) -> None:
-        text: list[Content | str] = [styled(error.message, "$error"), "", styled(error.hint, "$text-muted")]
+        text: list[Content | str] = [styled(error.message, "$error"), "", styled(error.hint, "$muted")]
         self.query_one(Table).show([], lines(text))
 
     @staticmethod
@@ -115,17 +116,17 @@ class Build(Place):
         if row.needs_imatrix:
             notes.append(styled("needs imatrix", "$warning"))
         if row.substitutions:
-            notes.append(styled(f"{row.substitutions} substituted", "$text-muted"))
+            notes.append(styled(f"{row.substitutions} substituted", "$muted"))
         if row.error:
             notes = [styled("not possible", "$error")]
         bits = row.bits_per_weight if row.bits_per_weight is not None else scheme.bits
-        style = "$text-muted" if row.error or row.needs_imatrix else ""
+        style = "$muted" if row.error or row.needs_imatrix else ""
         cells = (
             styled(scheme.name, style or "bold"),
             styled(show.size(row.size), style),
             styled(f"{bits:.2f}", style),
             Content(", ").join(notes),
-            styled(scheme.description, "$text-muted"),
+            styled(scheme.description, "$muted"),
         )
         return Row(scheme.name, cells)
 
@@ -152,8 +153,7 @@ class Build(Place):
 
     def _about(self, scheme: str) -> None:
         row = self._rows.get(scheme)
-        content = _details(row, self._plans.get(scheme)) if row else Content("")
-        self.query_one("#about", Static).update(content)
+        self.query_one("#about", Page).show(_details(row, self._plans.get(scheme)) if row else [])
 
     # building --------------------------------------------------------------------------------------------------------
     @on(Table.Selected)
@@ -248,26 +248,26 @@ class Build(Place):
         return shlex.join(["phitui", "build", self._source, "--scheme", scheme, "--out", self._default_out()])
 
 
-def _details(row: SchemeRow, plan: FilePlan | PhituiError | None) -> Content:
+def _details(row: SchemeRow, plan: FilePlan | PhituiError | None) -> list[Part]:
     scheme = row.scheme
-    parts: list[Content | str] = [styled(scheme.name, "bold") + styled(f"  {scheme.description}", "$text-muted")]
+    parts: list[Part] = [styled(scheme.name, "bold") + styled(f"  {scheme.description}", "$muted")]
     if row.error:
-        return lines([*parts, styled(row.error, "$error")])
+        return [*parts, styled(row.error, "$error")]
     if isinstance(plan, PhituiError):
-        return lines([*parts, styled(plan.message, "$error"), styled(plan.hint, "$text-muted")])
+        return [*parts, styled(plan.message, "$error"), styled(plan.hint, "$muted")]
     if plan is None:
-        return lines([*parts, styled("planning …", "$text-muted")])
+        return [*parts, styled("planning …", "$muted")]
     counts: dict[str, int] = {}
     for tensor in plan.tensors:
         counts[tensor.type.name] = counts.get(tensor.type.name, 0) + 1
     types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-    parts.append(
-        pairs([("tensors", types), ("weights", f"{show.count(plan.parameters)}, {plan.bits_per_weight:.2f} bits each")])
-    )
-    if plan.substitutions:
-        changed = {f"{tensor.wanted.name} → {tensor.type.name}" for tensor in plan.substitutions if tensor.wanted}
-        parts.append(styled(f"{len(plan.substitutions)} substituted: {', '.join(sorted(changed))}", "$text-muted"))
+    changed = sorted({f"{t.wanted.name} → {t.type.name}" for t in plan.substitutions if t.wanted})
+    rows = [
+        ("tensors", types),
+        ("weights", f"{show.count(plan.parameters)}, {plan.bits_per_weight:.2f} bits each"),
+        ("changed", f"{len(plan.substitutions)}: {', '.join(changed)}" if changed else ""),
+    ]
+    parts += facts(rows, 9)
     if plan.needs_imatrix:
-        parts.append(styled(f"needs an importance matrix for {len(plan.needs_imatrix)} tensors", "$warning"))
-    parts += [styled(note, "$text-muted") for note in plan.notes]
-    return lines(parts)
+        parts.append(bullet("▲", f"needs an importance matrix for {len(plan.needs_imatrix)} tensors", "$warning"))
+    return [*parts, *[Hang(styled("note     ", "$muted"), styled(note, "$muted")) for note in plan.notes]]

@@ -80,7 +80,7 @@ class Chat(Place):
                 if self.talk.messages
                 else "It is loaded with your first message."
             )
-            text = [styled(hand.name, "bold"), styled(said, "$text-muted")]
+            text = [styled(hand.name, "bold"), styled(said, "$muted")]
         self.query_one("#intro", Static).update(lines(text))
         if ready and self.is_current:
             self.query_one(Composer).focus()
@@ -149,8 +149,8 @@ class Chat(Place):
         error = message.error
         parts: list[Content | str] = [styled(error.message, "$error bold")]
         if isinstance(error, EngineError) and error.log_tail:
-            parts.append(lines([error.log_tail]).stylize("$text-muted"))
-        parts += [styled(error.hint, "$text-muted")] if error.hint else []
+            parts.append(lines([error.log_tail]).stylize("$muted"))
+        parts += [styled(error.hint, "$muted")] if error.hint else []
         parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
         self._note(lines(parts), error=True)
         self.query_one(Transcript).focus()
@@ -170,15 +170,15 @@ class Chat(Place):
 
     def _state(self) -> Content:
         if self._failed is not None:
-            return styled("the engine stopped", "$error") + styled(" · r restart", "$text-muted")
+            return styled("the engine stopped", "$error") + styled(" · r restart", "$muted")
         if self.talk.busy:
             if self._loading is not None:
                 return styled(f"loading the model … {100 * self._loading:.0f} %", "$accent")
             if not self._text:
                 return styled("reading …", "$accent")
-            return styled("answering …", "$accent") + styled(" esc stops", "$text-muted")
+            return styled("answering …", "$accent") + styled(" esc stops", "$muted")
         if self._stats is None:
-            return styled("ready" if self.app.hand is not None else "no model in hand", "$text-muted")
+            return styled("ready" if self.app.hand is not None else "no model in hand", "$muted")
         return _figures(self._stats, self.size.width)
 
     # keys ------------------------------------------------------------------------------------------------------------
@@ -247,6 +247,6 @@ def _figures(stats: ChatStats, width: int) -> Content:
         reasons.get(stats.finish_reason, ""),
     ]
     meter = f"context {stats.context_used}/{stats.context} {show.bar(used, 10)}"
-    left = styled(" · ".join(part for part in parts if part), "$text-muted")
-    right = styled(meter, "$warning" if used > 0.85 else "$text-muted")
+    left = styled(" · ".join(part for part in parts if part), "$muted")
+    right = styled(meter, "$warning" if used > 0.85 else "$muted")
     return left + " " * max(2, width - 2 - left.cell_length - right.cell_length) + right

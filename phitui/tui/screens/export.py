@@ -74,7 +74,7 @@ class Export(Place):
         rows = []
         for target in targets:
             state = availability(target)
-            rows.append(Row(target.name, (styled(target.title, "" if state.ok else "$text-muted"),)))
+            rows.append(Row(target.name, (styled(target.title, "" if state.ok else "$muted"),)))
         self.query_one(Table).show(rows, "No exporter plugin is loaded: 7 Machine says why.")
 
     def _hand_changed(self) -> None:
@@ -123,7 +123,7 @@ class Export(Place):
 
     @on(Form.Focused)
     def _field_changed(self, event: Form.Focused) -> None:
-        self.query_one("#help", Static).update(styled(event.text, "$text-muted"))
+        self.query_one("#help", Static).update(styled(event.text, "$muted"))
 
     def _values(self) -> dict[str, Any]:
         forms = self.query(Form)
@@ -143,12 +143,12 @@ class Export(Place):
 
     def _refused(self, error: PhituiError) -> None:
         self._bundle = None
-        self._say(styled(error.message, "$error"), styled(error.hint, "$text-muted"))
+        self._say(styled(error.message, "$error"), styled(error.hint, "$muted"))
 
     def _show_bundle(self, bundle: Bundle) -> None:
         self._bundle = bundle
         name = self.app.hand.name if self.app.hand else ""
-        where = styled(f" → {show.short_path(self._directory())}", "$text-muted")
+        where = styled(f" → {show.short_path(self._directory())}", "$muted")
         self.query_one("#title", Static).update(styled(name, "bold") + where)
         parts: list[Content | str] = [styled(f"▲ {note}", "$warning") for note in bundle.notes]
         for file in bundle.files:
@@ -186,7 +186,7 @@ class Export(Place):
         self._written = result
         parts: list[Content | str] = [styled("✓ written", "$success bold")]
         parts += [styled(show.short_path(file)) for file in result.files]
-        parts += ["", styled("type next (y copies it)", "$text-muted")]
+        parts += ["", styled("type next (y copies it)", "$muted")]
         parts += [styled(f"  {command}", "$accent bold") for command in result.run]
         parts += [styled(f"▲ {note}", "$warning") for note in result.notes]
         self.query_one("#bundle", Static).update(lines(parts))

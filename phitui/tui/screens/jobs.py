@@ -16,8 +16,9 @@ from textual.widgets import Static
 from phitui.tui import format as show
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
-from phitui.tui.text import lines, pairs, styled
+from phitui.tui.text import lines, styled
 from phitui.tui.widgets.jobline import part_done, speed, state_of
+from phitui.tui.widgets.page import Page, Part, facts
 from phitui.tui.widgets.table import Column, Row, Table
 
 COLUMNS = (Column("state", 14), Column("work"), Column("", 24, above=52), Column("began", 10))
@@ -50,7 +51,7 @@ class Jobs(Place):
         with Container(id="split"):
             yield Table(COLUMNS, "No jobs yet. A build started under 2 Build appears here.", id="list")
             with VerticalScroll(id="side"):
-                yield Static(id="facts", markup=False)
+                yield Page(id="facts")
                 yield Static(id="log", markup=False)
 
     def on_mount(self) -> None:
@@ -68,10 +69,10 @@ class Jobs(Place):
         if job.live:
             how_far = part_done(job, 16)
         elif job.started and job.finished:
-            how_far = styled(f"in {show.duration(job.finished - job.started)}", "$text-muted")
+            how_far = styled(f"in {show.duration(job.finished - job.started)}", "$muted")
         else:
             how_far = Content("")
-        began = styled(show.clock(job.started or job.created), "$text-muted")
+        began = styled(show.clock(job.started or job.created), "$muted")
         return Row(job.id, (state_of(job), job.title, how_far, began))
 
     def _job(self) -> Any:
@@ -87,7 +88,7 @@ class Jobs(Place):
 
     def _show_facts(self) -> None:
         job = self._job()
-        self.query_one("#facts", Static).update(_facts(job) if job is not None else "")
+        self.query_one("#facts", Page).show(_facts(job) if job is not None else [])
         if job is None:
             self.query_one("#log", Static).update("")
 
@@ -176,7 +177,7 @@ def _silent(error: Exception) -> None:
     """A log that cannot be read yet is no news."""
 
 
-def _facts(job: Any) -> Content:
+def _facts(job: Any) -> list[Part]:
     rows = [
         ("job", job.id),
         ("state", job.state + (f", process {job.pid}" if job.pid and job.live else "")),
@@ -186,9 +187,9 @@ def _facts(job: Any) -> Content:
         ("size", show.size((job.result or {}).get("size")) if job.state == "done" else ""),
         ("attempt", str(job.attempt) if job.attempt > 1 else ""),
     ]
-    parts: list[Content | str] = [styled(job.title, "bold"), pairs(rows, 9)]
+    parts: list[Part] = [styled(job.title, "bold"), *facts(rows, 9)]
     if job.error:
-        parts += [styled(job.error.get("message", ""), "$error"), styled(job.error.get("hint", ""), "$text-muted")]
+        parts += [styled(job.error.get("message", ""), "$error"), styled(job.error.get("hint", ""), "$muted")]
     if job.state == "interrupted":
         parts.append(styled("its process is gone; r goes on where it stopped", "$warning"))
-    return lines(parts)
+    return parts

@@ -7,16 +7,15 @@ from typing import Any, ClassVar
 
 from textual.binding import Binding
 from textual.containers import VerticalScroll
-from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
 
 from phitui.errors import PhituiError
 from phitui.tui import format as show
 from phitui.tui.place import Place
-from phitui.tui.text import lines, pairs, styled
+from phitui.tui.text import styled
+from phitui.tui.widgets.page import Hang, Page, Part, bullet, facts
 
-Parts = list[Content | str]
+Parts = list[Part]
 
 
 class Machine(Place):
@@ -38,7 +37,7 @@ class Machine(Place):
 
     def body(self) -> Iterator[Widget]:
         with VerticalScroll(id="report"):
-            yield Static(id="text", markup=False)
+            yield Page(id="text")
 
     def on_mount(self) -> None:
         self.query_one("#report").focus()
@@ -46,7 +45,7 @@ class Machine(Place):
 
     def action_reload(self) -> None:
         """Examine the machine again."""
-        self.query_one("#text", Static).update(styled("examining the machine …", "$text-muted"))
+        self.query_one(Page).show([styled("examining the machine …", "$muted")])
         self.act(
             lambda: (self.app.door.doctor(), self.app.door.plugins()),
             self._arrived,
@@ -59,8 +58,7 @@ class Machine(Place):
         self._show()
 
     def _refused(self, error: PhituiError) -> None:
-        text = lines([styled(error.message, "$error"), styled(error.hint, "$text-muted")])
-        self.query_one("#text", Static).update(text)
+        self.query_one(Page).show([styled(error.message, "$error"), styled(error.hint, "$muted")])
 
     def _show(self) -> None:
         if self._report is not None:
@@ -72,7 +70,7 @@ class Machine(Place):
                 *_backends(report),
                 *_plugins(plugins, self._traces),
             ]
-            self.query_one("#text", Static).update(lines(parts))
+            self.query_one(Page).show(parts)
 
     def action_traces(self) -> None:
         """Show or fold the tracebacks of failed plugins."""
@@ -95,9 +93,9 @@ def _problems(report: Mapping[str, Any]) -> Parts:
         return ["", styled("✓ no problems found", "$success")]
     parts: Parts = _title("problems")
     for problem in problems:
-        parts.append(styled("▲ ", "$warning") + styled(problem["what"]))
+        parts.append(bullet("▲", problem["what"], mark_style="$warning"))
         if problem.get("do"):
-            parts.append(styled(f"  {problem['do']}", "$accent"))
+            parts.append(Hang(styled("  "), styled(problem["do"], "$accent")))
     return parts
 
 
@@ -112,7 +110,7 @@ def _engine(report: Mapping[str, Any]) -> Parts:
     for offer in report.get("engines", ()):
         if not offer["ok"]:
             rows.append((offer["name"], f"not here: {offer['reason']}; {offer['hint']}"))
-    return [*_title("engine"), pairs(rows)]
+    return [*_title("engine"), *facts(rows)]
 
 
 def _devices(report: Mapping[str, Any]) -> Parts:
@@ -125,7 +123,7 @@ def _devices(report: Mapping[str, Any]) -> Parts:
             + styled(show.bar(used, 20), "$primary")
             + styled(f"  {show.size(device['free'])} of {show.size(device['total'])} free ({device['source']})")
         )
-        parts.append(styled(" " * 12 + device["description"], "$text-muted"))
+        parts.append(styled(" " * 12 + device["description"], "$muted"))
     return parts
 
 
@@ -133,15 +131,17 @@ def _backends(report: Mapping[str, Any]) -> Parts:
     parts = _title("backends")
     presence = {True: "hardware is here", False: "no such hardware", None: "hardware unknown"}
     for backend in report.get("backends", ()):
-        mark = styled("✓ ", "$success") if backend["compiled_in"] else styled("– ", "$text-muted")
+        mark = styled("✓ ", "$success") if backend["compiled_in"] else styled("– ", "$muted")
         compiled = "compiled in" if backend["compiled_in"] else "not compiled in"
-        style = "" if backend["compiled_in"] or backend["present"] else "$text-muted"
+        style = "" if backend["compiled_in"] or backend["present"] else "$muted"
         state = styled(f"{compiled}, {presence[backend['present']]}", style)
         parts.append(mark + styled(backend["title"][:22].ljust(24), style) + state)
         if backend["present"]:
-            parts += [styled(f"    {fact['what']}: {fact['value']}", "$text-muted") for fact in backend["facts"]]
+            parts += [
+                Hang(styled(f"    {f['what']}: ", "$muted"), styled(f["value"], "$muted")) for f in backend["facts"]
+            ]
             if backend["install"] and not backend["compiled_in"]:
-                parts.append(styled(f"    {backend['install']}", "$accent"))
+                parts.append(Hang(styled("    "), styled(backend["install"], "$accent")))
     return parts
 
 
@@ -151,12 +151,12 @@ def _plugins(report: Mapping[str, Any], traces: bool) -> Parts:
         bad = [offer for offer in plugin["offers"] if not offer["ok"]]
         names = ", ".join(dict.fromkeys(offer["name"] for offer in plugin["offers"]))
         mark = styled("▲ ", "$warning") if bad else styled("✓ ", "$success")
-        parts.append(mark + styled(f"{plugin['name']} {plugin['version']}".ljust(22)) + styled(names, "$text-muted"))
-        parts += [styled(f"    {o['name']}: {o['reason']} {o['hint']}", "$warning") for o in bad]
+        parts.append(mark + styled(f"{plugin['name']} {plugin['version']}".ljust(22)) + styled(names, "$muted"))
+        parts += [Hang(styled("    "), styled(f"{o['name']}: {o['reason']}; {o['hint']}", "$warning")) for o in bad]
     for failure in report["failures"]:
-        stage = styled(f" ({failure['stage']})", "$text-muted")
+        stage = styled(f" ({failure['stage']})", "$muted")
         parts.append(styled("✗ ", "$error") + styled(failure["plugin"], "bold") + stage)
-        parts.append(styled(f"    {failure['error']}", "$error"))
+        parts.append(Hang(styled("    "), styled(failure["error"], "$error")))
         if traces and failure["trace"]:
             parts.append(failure["trace"].rstrip())
     return parts

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import on
 from textual.binding import Binding
 from textual.containers import Container, VerticalScroll
-from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
 
 from phitui.errors import PhituiError
 from phitui.tui import format as show
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
-from phitui.tui.text import lines, one_line, pairs, styled
+from phitui.tui.text import styled
+from phitui.tui.widgets.page import Hang, Page, Part, bullet
+from phitui.tui.widgets.page import facts as fact_lines
 from phitui.tui.widgets.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from textual.widgets import Input
 
-    from phitui.domain.model import Artifact, KnownModel, ModelFacts
+    from phitui.domain.model import Artifact, KnownModel, ModelFacts, Verdict
 
 COLUMNS = (Column("name"), Column("type", 10), Column("size", 9, right=True), Column("found by", 12, above=60))
 DEBOUNCE = 0.12
@@ -61,7 +61,7 @@ class Models(Place):
         with Container(id="split"):
             yield Table(COLUMNS, "looking for models …", id="list")
             with VerticalScroll(id="side", can_focus=False):
-                yield Static(id="detail", markup=False)
+                yield Page(id="detail")
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
@@ -111,7 +111,7 @@ class Models(Place):
     @staticmethod
     def _known(model: KnownModel) -> Row:
         mark = styled("✓ ", "$success") if model.verdict.ok else styled("✗ ", "$error")
-        name = mark + styled(model.title or model.id, "" if model.verdict.ok else "$text-muted")
+        name = mark + styled(model.title or model.id, "" if model.verdict.ok else "$muted")
         return Row(f"known:{model.id}", (name, model.parameters, "", "catalogue"))
 
     # details ---------------------------------------------------------------------------------------------------------
@@ -136,19 +136,17 @@ class Models(Place):
         self.act(lambda: self.app.door.inspect(key.removeprefix("file:")), keep, group="facts", otherwise=keep)
 
     def _show_detail(self, key: str) -> None:
-        self.query_one("#detail", Static).update(self._detail(key))
+        self.query_one("#detail", Page).show(self._detail(key))
 
-    def _detail(self, key: str) -> Content:
-        if not self._library and self._library is not None and not key.startswith("known:"):
-            return _welcome()
+    def _detail(self, key: str) -> list[Part]:
         artifact = self._artifact(key)
         if artifact is not None:
             return _artifact_detail(artifact, self._facts.get(key))
         model = next((model for model in self._catalogue if f"known:{model.id}" == key), None)
-        if model is None:
-            return Content("")
-        detail = _known_detail(model)
-        return detail if self._library else lines([detail, "", _welcome()])
+        detail = _known_detail(model) if model is not None else []
+        if self._library is None or self._library:
+            return detail
+        return [*_welcome(), "", *detail]
 
     def _artifact(self, key: str) -> Artifact | None:
         return next((item for item in self._library or () if f"file:{item.path}" == key), None)
@@ -165,9 +163,21 @@ class Models(Place):
             self.action_pull()
 
     def action_pull(self) -> None:
-        """What to type to get a known model (downloads from here come later)."""
-        key = self.query_one(Table).current
-        self.app.copy(f"phitui pull {shlex.quote(key.removeprefix('known:'))}", "download command")
+        """Ask, then download the known model under the cursor as a job."""
+        from phitui.tui.widgets.dialogs import Ask
+
+        model = self.query_one(Table).current.removeprefix("known:")
+        text = f"{model}\n\nThe download runs as a job: it goes on when the terminal closes, and 6 Jobs shows it."
+
+        def answer(yes: bool | None) -> None:
+            if yes:
+                self.act(lambda: self.app.door.pull(model), self._pulling, group="pull")
+
+        self.app.push_screen(Ask("download?", text, "download", "not now"), answer)
+
+    def _pulling(self, job: Any) -> None:
+        self.app.read_jobs()
+        self.app.notify(job.title, title="download started", timeout=4, markup=False)
 
     def action_go(self, place: str) -> None:
         """Take the model under the cursor in hand and go to a place with it."""
@@ -228,38 +238,45 @@ class Models(Place):
         return f"phitui pull {shlex.quote(key.removeprefix('known:'))}" if key else "phitui models"
 
 
-def _welcome() -> Content:
+def _welcome() -> list[Part]:
     """What to do when there is no model yet."""
-    rows = [
-        ("phitui demo", "the whole way, offline, with a small real model"),
-        ("phitui pull ID", "download one of the known models"),
-        ("o", "open a file or checkpoint that you have"),
+    return [
+        styled("No model on this machine yet", "bold"),
+        Hang(
+            styled("  phitui demo     ", "$accent"), styled("the whole way, offline, with a small real model", "$muted")
+        ),
+        Hang(styled("  phitui pull ID  ", "$accent"), styled("download one of the known models", "$muted")),
+        Hang(styled("  o               ", "$accent"), styled("open a file or checkpoint that you have", "$muted")),
     ]
-    shown = [styled(key, "$accent") + "\n  " + styled(text, "$text-muted") for key, text in rows]
-    return lines([styled("No model on this machine yet", "bold"), "", *shown])
 
 
-def _artifact_detail(artifact: Artifact, facts: ModelFacts | PhituiError | None) -> Content:
-    parts: list[Content | str] = [styled(artifact.name, "bold")]
+def _artifact_detail(artifact: Artifact, facts: ModelFacts | PhituiError | None) -> list[Part]:
+    parts: list[Part] = [styled(artifact.name, "bold")]
     if facts is None:
-        parts.append(styled("reading …", "$text-muted"))
+        parts.append(styled("reading …", "$muted"))
     elif isinstance(facts, PhituiError):
-        parts += [styled(facts.message, "$error"), styled(facts.hint, "$text-muted")]
+        parts += [styled(facts.message, "$error"), styled(facts.hint, "$muted")]
     else:
-        parts += [_facts(facts)]
-        if facts.verdict is not None:
-            sign = ("✓ convertible", "$success") if facts.verdict.ok else ("✗ not convertible", "$error")
-            parts.append(styled(sign[0], sign[1]) + styled(f" {facts.verdict.reason}", "$text-muted"))
+        parts += [*_verdict(facts.verdict), *_facts(facts)]
     next_step = "enter builds a GGUF from it" if artifact.kind == "checkpoint" else "enter takes it in hand"
-    return lines([*parts, styled(show.short_path(artifact.path), "$text-muted"), styled(next_step, "$accent")])
+    return [*parts, *fact_lines([("path", show.short_path(artifact.path))]), "", styled(next_step, "$accent")]
 
 
-def _facts(facts: ModelFacts) -> Content:
+def _verdict(verdict: Verdict | None) -> list[Part]:
+    if verdict is None:
+        return []
+    if verdict.ok:
+        return [styled("✓ convertible", "$success")]
+    nearest = f"; nearest: {verdict.nearest}" if verdict.nearest else ""
+    return [bullet("✗", f"not convertible: {verdict.reason}{nearest}", "$error")]
+
+
+def _facts(facts: ModelFacts) -> list[Part]:
     rope = facts.rope
     longrope = f" ({rope.scaling}, {rope.original_context})" if rope.original_context else ""
     experts = f", {facts.experts_used} of {facts.experts} experts" if facts.experts else ""
     tied = ", tied" if facts.tied_embeddings else ""
-    return pairs(
+    return fact_lines(
         [
             ("model", f"{facts.architecture} {show.count(facts.parameters)}, {facts.layers} layers{experts}"),
             ("context", f"{facts.context_length}{longrope}"),
@@ -270,19 +287,16 @@ def _facts(facts: ModelFacts) -> Content:
     )
 
 
-def _known_detail(model: KnownModel) -> Content:
-    sign = ("✓ convertible", "$success") if model.verdict.ok else ("✗ not convertible", "$error")
-    nearest = f"nearest: {model.verdict.nearest}" if model.verdict.nearest else ""
+def _known_detail(model: KnownModel) -> list[Part]:
     rows = [
         ("id", model.id),
         ("model", f"{model.architecture} {model.parameters}"),
         ("context", str(model.context_length)),
         ("chat format", model.chat_format),
         ("license", model.license),
+        ("note", model.note),
     ]
-    reason = "" if model.verdict.ok else f"  {model.verdict.reason}"
-    parts = [styled(model.title, "bold"), styled(*sign) + styled(reason, "$text-muted"), pairs(rows)]
-    parts += [styled(text, "$text-muted") for text in (nearest, model.note) if one_line(text)]
+    parts: list[Part] = [styled(model.title, "bold"), *_verdict(model.verdict), *fact_lines(rows)]
     if model.verdict.ok:
-        parts.append(styled("enter copies the download command", "$accent"))
-    return lines(parts)
+        parts += ["", styled("enter downloads it", "$accent")]
+    return parts

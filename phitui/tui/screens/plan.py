@@ -139,7 +139,7 @@ class Plan(Place):
 
     def _refused(self, error: PhituiError) -> None:
         self.query_one(Meters).show(None)
-        self._say(styled(error.message, "$error"), styled(error.hint, "$text-muted"))
+        self._say(styled(error.message, "$error"), styled(error.hint, "$muted"))
 
     @on(Dial.Changed)
     def _turned(self) -> None:
@@ -155,7 +155,7 @@ class Plan(Place):
         self.query_one("#verdict", Static).update(lines([verdict, *warnings]))
         self.query_one(Meters).show(plan)
         how = " · ".join(f"{name} {source}" for name, source in plan.how.items())
-        self.query_one("#how", Static).update(styled(how, "$text-muted"))
+        self.query_one("#how", Static).update(styled(how, "$muted"))
         for dial in self.query(Dial):
             dial.refresh()
 

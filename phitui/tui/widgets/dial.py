@@ -112,7 +112,7 @@ class Dial(Widget, can_focus=True):
 
     def render(self) -> Content:
         mark = "› " if self.has_focus else "  "
-        head = Content(mark) + styled(self.label.ljust(self.label_width), "" if self.has_focus else "$text-muted")
+        head = Content(mark) + styled(self.label.ljust(self.label_width), "" if self.has_focus else "$muted")
         value = styled(self.shown(self.value) if self.stops else "-", "bold" if self.has_focus else "")
         if not self.track:
             return head + (
@@ -120,5 +120,5 @@ class Dial(Widget, can_focus=True):
             )
         _, width = self._track_place()
         at = round(self.index / max(1, len(self.stops) - 1) * (width - 1))
-        line = styled("━" * at, "$primary") + styled("●", "$accent") + styled("─" * (width - 1 - at), "$text-muted")
+        line = styled("━" * at, "$primary") + styled("●", "$accent") + styled("─" * (width - 1 - at), "$muted")
         return head + line + "  " + value

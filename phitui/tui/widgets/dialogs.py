@@ -21,14 +21,14 @@ _CSS = """
     background: $panel; border: round $border; padding: 0 1; border-title-color: $accent;
 }}
 {name} Static {{ height: auto; }}
-{name} #keys {{ color: $text-muted; margin-top: 1; }}
+{name} #keys {{ color: $muted; margin-top: 1; }}
 """
 
 
 def keys(*shown: tuple[str, str]) -> Content:
     """A line of keys with what they do."""
     return Content("   ").join(
-        [Content.styled(key, "$accent bold") + " " + Content.styled(text, "$text-muted") for key, text in shown]
+        [Content.styled(key, "$accent bold") + " " + Content.styled(text, "$muted") for key, text in shown]
     )
 
 

@@ -43,8 +43,8 @@ class Form(VerticalScroll, can_focus=False):
     Form Horizontal { height: 1; padding: 0 1; }
     Form .-advanced { display: none; }
     Form.-all .-advanced { display: block; }
-    Form Label { width: 15; color: $text-muted; }
-    Form #help { dock: bottom; height: 2; padding: 0 1; color: $text-muted; background: $surface; }
+    Form Label { width: 15; color: $muted; }
+    Form #help { dock: bottom; height: 2; padding: 0 1; color: $muted; background: $surface; }
     """
 
     class Changed(Message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
-from textual.style import Style
+from textual.events import Click
 from textual.widget import Widget
 
 from phitui.tui.format import size
@@ -36,6 +36,7 @@ class Head(Widget):
     def __init__(self, place: str) -> None:
         super().__init__()
         self.place = place
+        self._ends: list[int] = []
 
     def on_mount(self) -> None:
         for name in ("hand", "devices", "jobs"):
@@ -43,6 +44,12 @@ class Head(Widget):
 
     def _changed(self) -> None:
         self.refresh()
+
+    def on_click(self, event: Click) -> None:
+        for place, end in zip(PLACES, self._ends, strict=False):
+            if event.y == 1 and event.x < end:
+                self.app.action_place(place)
+                return
 
     def render(self) -> Content:
         width = self.size.width
@@ -58,25 +65,25 @@ class Head(Widget):
     def _hand(self, room: int) -> Content:
         hand = self.app.hand
         if hand is None:
-            return Content.styled("no model in hand", "$text-muted")
+            return Content.styled("no model in hand", "$muted")
         facts = " · ".join(part for part in (hand.scheme, size(hand.size) if hand.size else "") if part)
-        tail = styled(f" · {facts}", "$text-muted") if facts else Content("")
+        tail = styled(f" · {facts}", "$muted") if facts else Content("")
         return styled(hand.name, "bold").truncate(max(8, room - tail.cell_length), ellipsis=True) + tail
 
     def _memory(self, width: int) -> Content:
         limit = 3 if width >= 110 else 2
         gpus = [device for device in self.app.devices if device.kind != "cpu"]
         cpus = [device for device in self.app.devices if device.kind == "cpu"][:1]
-        return Content.styled(" · ", "$text-muted").join([_used(device) for device in [*gpus[: limit - 1], *cpus]])
+        return Content.styled(" · ", "$muted").join([_used(device) for device in [*gpus[: limit - 1], *cpus]])
 
     def _tabs(self, width: int) -> Content:
         running = [job for job in self.app.jobs if job.state in _ACTIVE]
         parts = []
         for number, place in enumerate(PLACES, 1):
             title = place.capitalize() + (f" ({len(running)})" if place == "jobs" and running else "")
-            style = "$background on $primary bold" if place == self.place else "$text-muted"
-            link = Style.from_meta({"@click": f"app.place('{place}')"})
-            parts.append(Content.styled(f" {number} {title} ", style).stylize(link))
+            style = "$background on $primary bold" if place == self.place else "$muted"
+            parts.append(Content.styled(f" {number} {title} ", style))
+        self._ends = [sum(part.cell_length for part in parts[: n + 1]) for n in range(len(parts))]
         tabs = Content("").join(parts)
         news = self._progress(running, width - tabs.cell_length - 2)
         return (tabs + news.pad_left(max(0, width - tabs.cell_length - news.cell_length - 1))).truncate(width)
@@ -88,16 +95,14 @@ class Head(Widget):
             return Content("")
         progress = running[0].progress
         done = f" {100 * progress.done // progress.total} %" if progress and progress.total else ""
-        return styled(running[0].title, "$text-muted").truncate(room - len(done), ellipsis=True) + styled(
-            done, "$accent"
-        )
+        return styled(running[0].title, "$muted").truncate(room - len(done), ellipsis=True) + styled(done, "$accent")
 
 
 def _used(device: Device) -> Content:
     label = "RAM" if device.kind == "cpu" else device.name
     used, total = (device.total - device.free) / 1024**3, device.total / 1024**3
     style = "$warning" if device.total and device.free < device.total // 10 else ""
-    return styled(f"{label} ", "$text-muted") + styled(f"{used:.1f}/{total:.1f} GiB", style)
+    return styled(f"{label} ", "$muted") + styled(f"{used:.1f}/{total:.1f} GiB", style)
 
 
 class KeyBar(Widget):
@@ -105,8 +110,12 @@ class KeyBar(Widget):
 
     ALLOW_SELECT = False
     DEFAULT_CSS = """
-    KeyBar { dock: bottom; height: 1; background: $surface; color: $text-muted; }
+    KeyBar { dock: bottom; height: 1; background: $surface; color: $muted; }
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, int, str]] = []
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._changed)
@@ -114,26 +123,32 @@ class KeyBar(Widget):
     def _changed(self, screen: Screen[Any]) -> None:
         self.refresh()
 
+    def on_click(self, event: Click) -> None:
+        for start, end, key in self._places:
+            if start <= event.x < end:
+                self.app.simulate_key(key)
+                return
+
     def render(self) -> Content:
         width = self.size.width
-        left: list[Content] = []
-        right: list[Content] = []
+        left: list[tuple[str, Content]] = []
+        right: list[tuple[str, Content]] = []
         seen = set()
         for active in self.screen.active_bindings.values():
             binding = active.binding
             if binding.show and active.enabled and binding.action not in seen:
                 seen.add(binding.action)
-                (right if active.node is self.app else left).append(self._key(binding))
-        tail = Content("").join(right)
-        line, room = Content(""), width - tail.cell_length - 2
-        for key in left:
-            if line.cell_length + key.cell_length > room:
-                break
+                (right if active.node is self.app else left).append((binding.key, self._key(binding)))
+        room = width - sum(key.cell_length for _, key in right) - 1
+        while left and sum(key.cell_length for _, key in left) > room:
+            left.pop()
+        gap = width - sum(key.cell_length for _, key in [*left, *right])
+        line, self._places = Content(""), []
+        for name, key in [*left, ("", Content(" " * gap)), *right]:
+            self._places.append((line.cell_length, line.cell_length + key.cell_length, name))
             line += key
-        return line + " " * max(1, width - line.cell_length - tail.cell_length) + tail
+        return line
 
     def _key(self, binding: Binding) -> Content:
-        shown = self.app.get_key_display(binding)
-        link = Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"})
-        key = Content.styled(f" {shown} ", "$footer-key-foreground bold")
-        return (key + Content.styled(f"{binding.description} ", "$text-muted")).stylize(link)
+        key = Content.styled(f" {self.app.get_key_display(binding)} ", "$footer-key-foreground bold")
+        return key + Content.styled(f"{binding.description} ", "$muted")

@@ -12,11 +12,11 @@ from phitui.tui import format as show
 from phitui.tui.text import styled
 
 STATE_STYLES = {
-    "queued": "$text-muted",
+    "queued": "$muted",
     "running": "$accent",
     "done": "$success",
     "failed": "$error",
-    "cancelled": "$text-muted",
+    "cancelled": "$muted",
     "interrupted": "$warning",
 }
 STATE_MARKS = {"queued": "○", "running": "●", "done": "✓", "failed": "✗", "cancelled": "–", "interrupted": "▲"}
@@ -69,12 +69,12 @@ class JobLine(Widget):
         width = self.size.width
         first = state_of(job) + "  " + styled(job.title, "bold")
         if job.live:
-            second = part_done(job, max(10, width // 4)) + "  " + styled(speed(job), "$text-muted")
+            second = part_done(job, max(10, width // 4)) + "  " + styled(speed(job), "$muted")
         elif job.state == "done":
             result = job.result or {}
             took = show.duration(result.get("seconds"))
-            second = styled(f"{show.size(result.get('size'))} in {took}, t takes it in hand", "$text-muted")
+            second = styled(f"{show.size(result.get('size'))} in {took}, t takes it in hand", "$muted")
         else:
             error = job.error or {}
-            second = styled(error.get("message", "6 Jobs shows what happened"), "$text-muted")
+            second = styled(error.get("message", "6 Jobs shows what happened"), "$muted")
         return Content("\n").join([first.truncate(width, ellipsis=True), second.truncate(width, ellipsis=True)])

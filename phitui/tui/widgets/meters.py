@@ -36,8 +36,8 @@ class Meters(Widget):
         rows: list[Content | str] = []
         for device in self.plan.devices:
             rows += [_bar(device, width), _figures(device, width), ""]
-        legend = [styled(f"{glyph * 2} ", style) + styled(name, "$text-muted") for name, glyph, style in PARTS]
-        return lines([*rows, Content("   ").join([*legend, styled("░░ free", "$text-muted")])])
+        legend = [styled(f"{glyph * 2} ", style) + styled(name, "$muted") for name, glyph, style in PARTS]
+        return lines([*rows, Content("   ").join([*legend, styled("░░ free", "$muted")])])
 
 
 def _label(device: DevicePlan) -> str:
@@ -53,7 +53,7 @@ def _bar(device: DevicePlan, width: int) -> Content:
         wide = min(room - cells, max(1 if size else 0, round(size * scale)))
         parts.append(styled(glyph * wide, style if device.fits else "$error"))
         cells += wide
-    rest = styled("░" * (room - cells), "$text-muted")
+    rest = styled("░" * (room - cells), "$muted")
     need = f"{show.size(device.sum)} of {show.size(device.free)}"
     sign = styled(" ✓", "$success") if device.fits else styled(" ✗", "$error")
     label = styled(_label(device)[:7].ljust(8), "bold")
@@ -66,4 +66,4 @@ def _figures(device: DevicePlan, width: int) -> Content:
         f"KV {show.size(device.kv)}",
         f"compute {show.size(device.compute)}",
     ]
-    return styled(" " * 8 + "  ".join(parts), "$text-muted").truncate(width, ellipsis=True)
+    return styled(" " * 8 + "  ".join(parts), "$muted").truncate(width, ellipsis=True)

@@ -64,7 +64,7 @@ class Table(ScrollView, can_focus=True):
         overflow-y: auto;
         scrollbar-size-vertical: 1;
         background: $background;
-        & > .table--title { color: $text-muted; }
+        & > .table--title { color: $muted; }
         & > .table--heading { color: $primary; text-style: bold; }
         & > .table--cursor { background: $block-cursor-blurred-background; color: $block-cursor-blurred-foreground; }
         &:focus > .table--cursor { background: $block-cursor-background; color: $block-cursor-foreground; }
@@ -212,7 +212,7 @@ class Table(ScrollView, can_focus=True):
         )
 
     def _empty_line(self, y: int, width: int) -> Strip:
-        empty = self.empty if isinstance(self.empty, Content) else styled(self.empty, "$text-muted")
+        empty = self.empty if isinstance(self.empty, Content) else styled(self.empty, "$muted")
         wrapped = empty.wrap(max(1, width - 4))
         if 0 < y <= len(wrapped):
             return self._strip(Content("  ") + wrapped[y - 1], width, "")

@@ -52,7 +52,7 @@ class Note(Static):
     """A remark of phitui itself, such as an error of the engine."""
 
     DEFAULT_CSS = """
-    Note { height: auto; margin: 1 0; padding: 0 1; color: $text-muted; border-left: outer $border; }
+    Note { height: auto; margin: 1 0; padding: 0 1; color: $muted; border-left: outer $border; }
     Note.-error { border-left: outer $error; background: $surface; color: $foreground; }
     """
 

@@ -1,0 +1,278 @@
+"""Start-up time and the cost of a streamed answer, measured through a pty, beside a plain Textual app.
+
+usage: python bench/tui.py [start] [stream] [--runs N] [--size 120x40] [--rate 50] [--tokens 500]
+
+start:  seconds from exec to a usable screen: `phitui` against an App with one Static.
+stream: bytes to the terminal per token and CPU of one core, for a markdown answer at a fixed rate: phitui's Chat
+        against Textual's own Markdown stream in an anchored VerticalScroll.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import statistics
+import struct
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+
+import pyte
+
+ANSWER = """## Why plans come first
+
+A GGUF file can be *planned* before a byte is written. That gives three things:
+
+- the **exact size** of every scheme, before any work;
+- tensors that are written in any order, by several threads;
+- a job that was killed goes on where it stopped.
+
+### A small example
+
+```python
+def align(size: int, alignment: int = 32) -> int:
+    return -(-size // alignment) * alignment
+```
+
+1. Read the headers of the checkpoint.
+2. Ask the policy which tensor gets which type.
+3. Place the tensors one after the other.
+
+> Nothing is half written under a final name.
+
+The rest is a matter of moving bytes from one place to another without keeping them all in memory at the same time.
+
+"""
+
+QUERIES = re.compile(rb"\x1b\[[<>=?][0-9;$]*[a-zA-Z]|\x1b\[>[0-9;]*[a-z]|\x1b_G.*?\x1b\\|\x1bP.*?\x1b\\")
+
+
+class Terminal:
+    """A program behind a pty, its screen kept by pyte."""
+
+    def __init__(self, command: list[str], size: tuple[int, int], environ: dict[str, str] | None = None) -> None:
+        columns, rows = size
+        self.written = 0
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.began = time.perf_counter()
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            settings = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"}
+            os.execvpe(command[0], command, dict(os.environ, **settings, **(environ or {})))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def pump(self, seconds: float) -> None:
+        """Take what the program writes for a while."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            if not select.select([self._fd], [], [], left)[0]:
+                return
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:
+                return
+            self.written += len(data)
+            if b"\x1b[6n" in data:
+                os.write(self._fd, b"\x1b[1;1R")
+            self._stream.feed(QUERIES.sub(b"", data))
+
+    def text(self) -> str:
+        return "\n".join(self.screen.display)
+
+    def wait(self, pattern: str, timeout: float = 30.0) -> float:
+        """Seconds since the start until `pattern` shows."""
+        while time.perf_counter() - self.began < timeout:
+            self.pump(0.005)
+            if re.search(pattern, self.text()):
+                return time.perf_counter() - self.began
+        raise TimeoutError(f"{pattern!r} did not show:\n{self.text()}")
+
+    def send(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def cpu(self) -> float:
+        """Seconds of CPU the program has used, its threads included."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss(self) -> float:
+        """MiB of memory."""
+        line = next(line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmRSS" in line)
+        return int(line.split()[1]) / 1024
+
+    def close(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self._fd)
+
+
+# what runs behind the pty ---------------------------------------------------------------------------------------------
+def tokens(count: int) -> list[str]:
+    """`count` pieces of the answer, cut as a tokenizer cuts."""
+    pieces = re.findall(r" ?[A-Za-z]{1,6}|\s|[^A-Za-z\s]", ANSWER)
+    return (pieces * (count // len(pieces) + 1))[:count]
+
+
+def bare() -> None:
+    from textual.app import App, ComposeResult
+    from textual.widgets import Static
+
+    class Bare(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Static("READY")
+
+    Bare().run()
+
+
+def plain_stream(count: int, rate: float) -> None:
+    """The peer: Textual's Markdown fed token by token through its own stream."""
+    import asyncio
+
+    from textual.app import App, ComposeResult
+    from textual.containers import VerticalScroll
+    from textual.widgets import Markdown, Static
+
+    class Plain(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Static("READY", id="state")
+            with VerticalScroll():
+                yield Markdown()
+
+        async def on_key(self) -> None:
+            self.run_worker(self.answer())
+
+        async def answer(self) -> None:
+            self.query_one(VerticalScroll).anchor()
+            stream = Markdown.get_stream(self.query_one(Markdown))
+            began = time.monotonic()
+            for number, piece in enumerate(tokens(count)):
+                await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+                await stream.write(piece)
+            await stream.stop()
+            self.query_one("#state", Static).update("DONE")
+
+    Plain().run()
+
+
+def phitui_stream(count: int, rate: float) -> None:
+    """phitui's Chat with an engine that says the answer at the given rate."""
+    from phitui.actions.context import Context
+    from phitui.domain.chat import ChatStats, TextChunk
+    from phitui.tui.app import PhituiApp
+    from phitui.tui.door import Door
+    from phitui.tui.state import Hand
+
+    class Talker:
+        alive = True
+
+        def __init__(self) -> None:
+            self.messages: list[object] = []
+
+        def ask(self, text: str) -> object:
+            began = time.monotonic()
+            for number, piece in enumerate(tokens(count)):
+                time.sleep(max(0.0, began + number / rate - time.monotonic()))
+                yield TextChunk(piece)
+            yield ChatStats("stop", 10, 10, count, 0.1, count / rate, 4096, count + 10)
+
+        def close(self) -> None: ...
+
+    class Bench(Door):
+        def open_chat(self, *_: object) -> Talker:  # type: ignore[override]
+            return Talker()
+
+        def library(self) -> list[object]:  # type: ignore[override]
+            return []
+
+    context = Context()
+    app = PhituiApp(context, Bench(context))
+    app.hand = Hand("/model.gguf", "model.gguf", "gguf", "Q4_K_M", 1 << 30)
+    app.run()
+
+
+# measuring ------------------------------------------------------------------------------------------------------------
+def measure_start(runs: int, size: tuple[int, int]) -> None:
+    me = [sys.executable, __file__, "--child"]
+    programs = {
+        "bare Textual app": ([*me, "bare"], "READY"),
+        "phitui": ([sys.executable, "-m", "phitui"], r"7 Machine[\s\S]*quit"),
+    }
+    with tempfile.TemporaryDirectory() as home:
+        times: dict[str, list[float]] = {name: [] for name in programs}
+        for _ in range(runs + 1):
+            for name, (command, pattern) in programs.items():
+                terminal = Terminal(command, size, {"PHITUI_HOME": home})
+                times[name].append(terminal.wait(pattern))
+                terminal.close()
+    best = {name: statistics.median(values[1:]) for name, values in times.items()}
+    ratio = best["phitui"] / best["bare Textual app"]
+    for name, seconds in best.items():
+        print(f"start  {name:18} {seconds * 1000:6.0f} ms (median of {runs})")
+    print(f"start  ratio              {ratio:6.2f} (bar 1.35)")
+
+
+def measure_stream(size: tuple[int, int], count: int, rate: float) -> None:
+    for name, child, keys, done in (
+        ("plain Textual", "plain", "x", "DONE"),
+        ("phitui", "phitui", "4", r"tokens/s"),
+    ):
+        with tempfile.TemporaryDirectory() as home:
+            command = [sys.executable, __file__, "--child", child, "--tokens", str(count), "--rate", str(rate)]
+            terminal = Terminal(command, size, {"PHITUI_HOME": home})
+            terminal.wait("READY|7 Machine")
+            terminal.pump(1.5)
+            if child == "phitui":
+                terminal.send(keys)
+                terminal.wait("write a message")
+                terminal.pump(1.0)
+                keys = "why?\r"
+            written, cpu, began = terminal.written, terminal.cpu(), time.perf_counter()
+            terminal.send(keys)
+            terminal.wait(done, timeout=count / rate + 60)
+            seconds = time.perf_counter() - began
+            per_token = (terminal.written - written) / count
+            load = 100 * (terminal.cpu() - cpu) / seconds
+            print(
+                f"stream {name:18} {per_token:6.0f} bytes/token  {load:5.1f} % of a core  {terminal.rss():5.0f} MiB RSS"
+                f"  ({count} tokens at {rate:g}/s, {size[0]}x{size[1]}, {seconds:.1f} s)"
+            )
+            terminal.close()
+    print("stream bars               900 bytes/token   30.0 % of a core")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=[])
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--size", default="120x40")
+    parser.add_argument("--rate", type=float, default=50)
+    parser.add_argument("--tokens", type=int, default=500)
+    parser.add_argument("--child")
+    arguments = parser.parse_args()
+    columns, _, rows = arguments.size.partition("x")
+    size = (int(columns), int(rows))
+    children = {
+        "bare": bare,
+        "plain": lambda: plain_stream(arguments.tokens, arguments.rate),
+        "phitui": lambda: phitui_stream(arguments.tokens, arguments.rate),
+    }
+    if arguments.child:
+        children[arguments.child]()
+        return
+    what = arguments.what or ["start", "stream"]
+    if "start" in what:
+        measure_start(arguments.runs, size)
+    if "stream" in what:
+        measure_stream(size, arguments.tokens, arguments.rate)
+
+
+if __name__ == "__main__":
+    main()
