@@ -54,7 +54,15 @@ def preview(context: Context, request: ExportRequest) -> Bundle:
     model = ExportModel(
         path, facts_from_header(header), template if isinstance(template, str) else "", HeaderValues(header)
     )
-    return exporter.preview(model, values, request.out.absolute())
+    try:
+        return exporter.preview(model, values, request.out.absolute())
+    except PhituiError:
+        raise
+    except Exception as error:  # a stranger's code
+        raise PhituiError(
+            f"the export target {request.to} failed: {type(error).__name__}: {error}",
+            "phitui plugins shows whose it is",
+        ) from error
 
 
 def export(context: Context, request: ExportRequest, overwrite: bool = False) -> ExportResult:

@@ -119,7 +119,10 @@ def inspect(context: Context, source: str) -> ModelFacts:
     from phitui.gguf.facts import facts_from_header
     from phitui.gguf.header import read_header
 
-    return _clean(facts_from_header(read_header(path)))
+    try:
+        return _clean(facts_from_header(read_header(path)))
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        raise InvalidFile(f"{visible(source)} has a header that makes no sense: {error}") from None
 
 
 def judge(context: Context, config: Mapping[str, Any]) -> Verdict:
@@ -128,7 +131,11 @@ def judge(context: Context, config: Mapping[str, Any]) -> Verdict:
     refused: Verdict | None = None
     for converter in context.registry.converters:
         if architecture in converter.architectures:
-            verdict = converter.inspect(config)
+            try:
+                verdict = converter.inspect(config)
+            except Exception as error:  # a stranger's code: the others may still take it
+                _record(context, converter.name, "inspect", error)
+                verdict = Verdict(False, f"the converter {converter.name} failed: {type(error).__name__}: {error}")
             if verdict.ok:
                 return verdict
             refused = refused or verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -82,7 +83,10 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     files = chosen(source, pull.include)
     to = Path(pull.to)
     _check_space(to, files)
-    to.mkdir(parents=True, exist_ok=True)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PhituiError(f"cannot write to {to}: {error.strerror}", "choose another directory with --to DIR") from None
     total = sum(file.size for file in files)
     done = 0
     for file in files:
@@ -162,9 +166,11 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _check_space(to: Path, files: list[hub.RemoteFile]) -> None:
-    """Raise PhituiError if the disk cannot take what is not there yet."""
+    """Raise UsageError or PhituiError if the place cannot take what is not there yet."""
     missing = sum(file.size for file in files if not _is_there(to / file.name, file.size))
     there = next(path for path in (to, *to.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there} is no directory that can be written to", "choose another one with --to DIR")
     free = shutil.disk_usage(there).free
     if missing > free:
         raise PhituiError(

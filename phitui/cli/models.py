@@ -10,6 +10,7 @@ from phitui.actions import models as actions
 from phitui.actions.context import Context
 from phitui.cli import output
 from phitui.domain.model import Artifact, KnownModel
+from phitui.domain.text import visible
 
 
 def command(context: Context) -> click.Command:
@@ -37,7 +38,9 @@ def verdict(model: KnownModel) -> str:
 def _text(library: list[Artifact], known: list[KnownModel]) -> str:
     lines = ["On this machine"]
     if library:
-        rows = [(a.name, a.architecture, a.scheme, output.size(a.size), a.found_by, str(a.path)) for a in library]
+        rows = [
+            (a.name, a.architecture, a.scheme, output.size(a.size), a.found_by, visible(str(a.path))) for a in library
+        ]
         lines.append(output.table(("name", "architecture", "scheme", "size", "found by", "path"), rows, right=(3,)))
     else:
         lines.append("  nothing yet: phitui pull downloads a checkpoint, phitui build makes a GGUF of it")

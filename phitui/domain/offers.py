@@ -165,7 +165,11 @@ class Finder(Offer, Protocol):
     """Finds models that are already on this machine."""
 
     def find(self) -> Iterable[Artifact]:
-        """Yield artifacts. Unreadable files are skipped, never fatal."""
+        """Yield artifacts. What cannot be looked at is skipped, never fatal.
+
+        Names and sizes are enough: an empty `architecture` (and `scheme`) is read from the header by phitui, which
+        remembers it. A file whose header cannot be read is listed, with the architecture "unreadable".
+        """
         ...
 
 

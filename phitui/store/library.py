@@ -91,8 +91,8 @@ class Library:
             self._database.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", (path, size, mtime_ns, facts, entry.error)
             )
-        except sqlite3.Error:
-            return  # locked for long, read-only or a full disk: the answer is right, it is only not remembered
+        except (sqlite3.Error, ValueError):
+            return  # locked for long, a full disk, a name that is no text: the answer is right, only not remembered
 
     def _open(self) -> sqlite3.Connection:
         try:

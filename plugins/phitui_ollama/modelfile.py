@@ -78,7 +78,9 @@ def _check(value: str, what: str) -> None:
     if lost is not None:
         raise UsageError(
             f"{what} contains U+{ord(lost):04X}, which Ollama drops from Modelfiles without a word",
-            "leave that character out, or set the text over Ollama's HTTP API (POST /api/create), which keeps it",
+            "rename the file or its directory"
+            if what == "FROM"
+            else "leave that character out, or set the text over Ollama's HTTP API (POST /api/create), which keeps it",
         )
     lines = value.replace("\r", "\n").split("\n")
     if any(line.rstrip().endswith(_FENCE) for line in lines[:-1]):

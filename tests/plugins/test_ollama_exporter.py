@@ -86,8 +86,9 @@ def test_odd_paths_survive(model: ExportModel, tmp_path: Path) -> None:
 
 
 def test_a_path_that_ollama_would_change_is_refused(model: ExportModel, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"FROM contains U\+00A0"):
+    with pytest.raises(UsageError, match=r"FROM contains U\+00A0") as caught:
         preview(dataclasses.replace(model, path=tmp_path / "a\u00a0b.gguf"), tmp_path)
+    assert "rename" in caught.value.hint
 
 
 def test_split_models_name_every_part(model: ExportModel, tmp_path: Path) -> None:

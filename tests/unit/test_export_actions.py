@@ -159,6 +159,16 @@ def test_an_exporter_that_cannot_be_used(context: Context, model: str, tmp_path:
         actions.preview(context, ExportRequest(model, "missing", tmp_path))
 
 
+def test_an_exporter_that_raises(context: Context, model: str, tmp_path: Path) -> None:
+    class Broken(Exporter):
+        def preview(self, model: ExportModel, options: Options, out: Path) -> Bundle:
+            raise KeyError("x")
+
+    use(context, Broken())
+    with pytest.raises(PhituiError, match="fake failed: KeyError"):
+        actions.export(context, ExportRequest(model, "fake", tmp_path / "out"))
+
+
 def test_command_line(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["export", model, "--to", "ollama", "--out", str(out), "--system", "Be brief.", "--num-ctx", "2048"]

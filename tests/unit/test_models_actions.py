@@ -164,6 +164,19 @@ def test_verdicts(context: Context, config: dict[str, object], reason: str, near
     assert verdict.nearest == nearest
 
 
+def test_a_converter_that_raises(context: Context) -> None:
+    class Broken(Finder):
+        architectures = ("Odd",)
+
+        def inspect(self, config: object) -> Verdict:
+            raise ZeroDivisionError
+
+    context.registry.converters.insert(0, Broken(lambda: iter(())))  # type: ignore[arg-type]
+    verdict = models.judge(context, {"architectures": ["Odd"]})
+    assert not verdict.ok
+    assert "ZeroDivisionError" in verdict.reason
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
