@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO, Any
 
@@ -106,6 +106,8 @@ def _loaded(context: Context, request: ChatRequest) -> Iterator[Chat]:
     """The chat, with a line of progress while it loads; always closed."""
     session = open_chat(context, request, _progress_line())
     try:
+        for note in session.info.details.get("notes", ()):
+            output.say(f"note: {visible(str(note))}")
         yield session
     finally:
         session.close()
@@ -159,23 +161,29 @@ def _write(chunk: TextChunk) -> None:
     click.echo(text, nl=False)
 
 
-def _converse(session: Chat, lines: IO[str]) -> None:
+def _converse(session: Chat, stdin: IO[str]) -> None:
     """A conversation, line by line. Ctrl-C stops an answer; a second one, or one at the prompt, ends it all."""
-    tty = lines.isatty()
+    tty = stdin.isatty()
     if tty:
         output.say(f"{session.info.model}: context {session.info.context}. /reset forgets, /quit ends, Ctrl-C stops.")
-    while True:
-        if tty:
-            click.echo("> ", nl=False, err=True)
-        line = lines.readline()
+    for line in _typed() if tty and sys.stdout.isatty() else stdin:
         text = line.strip()
-        if not line or text == "/quit":
+        if text == "/quit":
             return
         if text == "/reset":
             session.reset()
             output.say("the conversation is forgotten")
         elif text:
             _answer(session, text, tty)
+
+
+def _typed() -> Iterator[str]:
+    """Lines typed at a terminal, with editing and history where Python has them."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  (input() uses it once it is loaded)
+    with suppress(EOFError):
+        while True:
+            yield input("> ")
 
 
 def _answer(session: Chat, text: str, tty: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import secrets
 import time
@@ -81,6 +82,10 @@ class LlamaSession:
         """The tokens whose keys and values are in the cache, in order."""
         self._said = ""
         """The text of those tokens, special ones included; empty where it is not known exactly."""
+        with contextlib.suppress(
+            PhituiError
+        ):  # compiled now, the first answer comes sooner; faults show when it is asked
+            self._render([{"role": "user", "content": "Hello"}])
         self.info = self._describe(path, settings, trained, time.perf_counter() - began)
 
     def _describe(self, path: Path, settings: EngineSettings, trained: int, seconds: float) -> SessionInfo:
@@ -135,12 +140,7 @@ class LlamaSession:
 
     def _answer(self, messages: list[dict[str, str]], sampling: Sampling) -> Iterator[Chunk]:
         began = time.perf_counter()
-        text = render_chat(
-            self._template or fallback_template(self._vocabulary.chat_format),
-            messages,
-            bos=self._vocabulary.bos,
-            eos=self._vocabulary.eos,
-        )
+        text = self._render(messages)
         tokens = self._prompt(text)
         answer = _Answer(len(tokens), began)
         reused = self._reuse(tokens)
@@ -158,6 +158,10 @@ class LlamaSession:
         finally:
             lib.llama_sampler_free(sampled)
         yield answer.stats(self.info.context, len(self._tokens))
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        template = self._template or fallback_template(self._vocabulary.chat_format)
+        return render_chat(template, messages, bos=self._vocabulary.bos, eos=self._vocabulary.eos)
 
     def _prompt(self, text: str) -> list[int]:
         """Tokens of a rendered conversation, those already evaluated kept as they are where the text goes on from them.

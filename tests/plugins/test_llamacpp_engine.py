@@ -126,6 +126,13 @@ def test_a_prompt_that_is_all_cached_is_answered_again(load: Load, parrot: Path)
 
 
 @needs_llama
+def test_the_first_space_is_the_tokenizers(load: Load, tmp_path: Path) -> None:
+    chat = load(write_scripted(tmp_path / "m.gguf", "  hello there"))
+    assert ask(chat)[0] == " hello there"
+    assert ask(chat, "again")[1].evaluated_tokens == 2 + prompt("again")
+
+
+@needs_llama
 def test_edited_history(load: Load, parrot: Path) -> None:
     chat = load(parrot)
     ask(chat)
