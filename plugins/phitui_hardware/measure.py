@@ -40,7 +40,7 @@ class Meter:
         self._log = LogCapture(llama)
         self._breakdown = breakdown(llama)
         offloading = [device for device in ggml.devices() if device.kind in OFFLOADING]
-        self._devices = sorted(offloading, key=lambda device: not device.registry.startswith("RPC"))  # llama.cpp's order
+        self._devices = sorted(offloading, key=lambda device: not device.registry.startswith("RPC"))  # workers first
         self._models: OrderedDict[tuple[str, int, float], Any] = OrderedDict()
 
     def measure(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -37,12 +35,13 @@ NVIDIA_QUERY = "name,memory.total,memory.free,driver_version,compute_cap"
 def nvidia(text: str) -> list[Card]:
     """Cards of nvidia-smi's CSV answer to NVIDIA_QUERY."""
     found = []
-    for row in csv.reader(io.StringIO(text), skipinitialspace=True):
-        if len(row) >= 4 and row[0].strip():
+    for line in text.splitlines():
+        row = [part.strip() for part in line.split(",")]
+        if len(row) >= 4 and row[0]:
             total, free = (sane(_number(value) * MIB) for value in row[1:3])
-            capability = f", compute {row[4].strip()}" if len(row) > 4 and _number(row[4]) > 0 else ""
+            capability = f", compute {row[4]}" if len(row) > 4 and _number(row[4]) > 0 else ""
             if total:
-                found.append(Card(row[0].strip(), total, min(free, total), f"driver {row[3].strip()}{capability}"))
+                found.append(Card(row[0], total, min(free, total), f"driver {row[3]}{capability}"))
     return found
 
 
@@ -131,7 +130,11 @@ def mac_features(text: str) -> tuple[str, tuple[str, ...], int]:
     """(chip, instruction sets, RAM bytes) of `sysctl machdep.cpu.brand_string hw.memsize hw.optional`."""
     fields = dict(re.findall(r"^([\w.]+):\s*(.*)$", text, re.MULTILINE))
     known = [title for key, title in MAC_FLAGS if fields.get(key) == "1"]
-    return fields.get("machdep.cpu.brand_string", ""), tuple(known), sane(_number(fields.get("hw.memsize", "")))
+    return (
+        fields.get("machdep.cpu.brand_string", ""),
+        tuple(dict.fromkeys(known)),
+        sane(_number(fields.get("hw.memsize", ""))),
+    )
 
 
 CPU_FLAGS = (

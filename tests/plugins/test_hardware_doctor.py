@@ -1,0 +1,108 @@
+"""phitui doctor: problems first, each with the command that solves it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from phitui.__main__ import main
+from phitui.actions.context import Context
+from phitui.actions.doctor import doctor
+from phitui.cli.doctor import text
+from phitui.domain.hardware import BackendReport, Device, EngineReport
+from phitui.domain.offers import Availability
+from phitui.plugins import Failure, Registry
+
+GIB = 1024**3
+ENGINE = EngineReport("llama-cpp-python", "0.3.36", "/somewhere", ("CPU",), {"CPU": ("AVX2",)}, False, False)
+RAM = Device("CPU", "cpu", "cpu", "A processor", 32 * GIB, 30 * GIB, "measured")
+CARD = Device("CUDA0", "cuda", "gpu", "NVIDIA GeForce RTX 4090", 24 * GIB, 23 * GIB)
+
+
+class Fake:
+    def __init__(self, report: BackendReport | Exception, name: str = "") -> None:
+        self.name = name or (report.backend if isinstance(report, BackendReport) else "broken")
+        self.title = self.name.upper()
+        self._report = report
+
+    def available(self) -> Availability:
+        return Availability()
+
+    def probe(self) -> BackendReport:
+        if isinstance(self._report, Exception):
+            raise self._report
+        return self._report
+
+
+def examine(*reports: BackendReport | Exception, failures: list[Failure] | None = None) -> dict:  # type: ignore[type-arg]
+    context = Context()
+    context.__dict__["registry"] = Registry(backends=[Fake(report) for report in reports], failures=failures or [])
+    report = doctor(context)
+    json.dumps(report)
+    return report
+
+
+CPU = BackendReport("cpu", (RAM,), True, True, "pip install cpu", engine=ENGINE)
+CUDA = BackendReport("cuda", (), False, True, "pip install cuda", (("RTX 4090 (nvidia-smi)", "24 GiB"),))
+
+
+def test_a_card_the_engine_was_not_built_for() -> None:
+    report = examine(CPU, CUDA)
+    assert report["problems"] == [
+        {
+            "what": "RTX 4090 (nvidia-smi) is here, but the engine was built without CUDA: it runs on the CPU",
+            "do": "pip install cuda",
+        }
+    ]
+    assert not report["ok"]
+    shown = text(report)
+    assert shown.index("RTX 4090") < shown.index("Engine:")
+    assert "pip install cuda" in shown
+
+
+def test_a_card_the_engine_uses() -> None:
+    used = BackendReport("cuda", (CARD,), True, True, "pip install cuda")
+    other = BackendReport("vulkan", (), False, True, "pip install vulkan")
+    report = examine(CPU, used, other)
+    assert report["ok"]
+    assert [device["name"] for device in report["devices"]] == ["CPU", "CUDA0"]
+    assert "No problems found." in text(report)
+
+
+def test_no_engine() -> None:
+    report = examine(BackendReport("cpu", (RAM,), False, True, "pip install cpu"), CUDA)
+    assert report["engine"] is None
+    assert report["problems"][0]["what"].startswith("no engine is installed")
+    assert report["problems"][0]["do"] == "pip install cuda"
+    assert "Engine: none" in text(report)
+
+
+def test_a_backend_that_raises_and_plugins_that_failed() -> None:
+    report = examine(CPU, RuntimeError("boom"), failures=[Failure("x", "import", "bad")])
+    whats = [problem["what"] for problem in report["problems"]]
+    assert any("boom" in what for what in whats)
+    assert "1 plugin failure" in whats
+    assert report["plugins"]["failed"] == [{"plugin": "x", "stage": "import", "error": "bad"}]
+
+
+def test_without_any_backend() -> None:
+    report = examine()
+    assert report["devices"] == []
+    assert "none" in text(report)
+
+
+def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"engine", "devices", "backends", "problems", "plugins"} <= set(report)
+    assert any(device["kind"] == "cpu" for device in report["devices"])
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines if "CMAKE_ARGS" not in line and "/" not in line)
+
+
+def test_old_flags_in_the_environment_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMAKE_ARGS", "-DLLAMA_CUBLAS=on")
+    report = doctor(Context())
+    assert any("GGML_CUDA" in problem["what"] for problem in report["problems"])
