@@ -77,7 +77,7 @@ def fetch_config(text: str) -> dict[str, Any]:
     name, revision = split(text)
     from huggingface_hub import hf_hub_download
 
-    with tempfile.TemporaryDirectory(prefix="phitui-") as directory, _errors(name, revision):
+    with tempfile.TemporaryDirectory(prefix="phitui-") as directory, _errors(name, revision, CONFIG):
         path = Path(hf_hub_download(name, CONFIG, revision=revision, local_dir=directory, **_quiet()))
         if path.stat().st_size > CONFIG_LIMIT:
             raise InvalidFile(f"the {CONFIG} of {name} is over {CONFIG_LIMIT >> 20} MiB: that is none")
@@ -98,7 +98,7 @@ def download(source: Repository, file: RemoteFile, directory: Path, count: Calla
     """
     from huggingface_hub import hf_hub_download
 
-    with _errors(source.id, source.revision):
+    with _errors(source.id, source.revision, file.name):
         return Path(
             hf_hub_download(source.id, file.name, revision=source.revision, local_dir=directory, **_quiet(count))
         )
@@ -163,20 +163,20 @@ class _Nowhere:
 
 
 @contextmanager
-def _errors(repo: str, revision: str | None) -> Iterator[None]:
+def _errors(repo: str, revision: str | None, file: str = "") -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP library raise into errors that a person can act on."""
     try:
         yield
     except PhituiError:
         raise
     except Exception as error:
-        translated = _translated(error, repo, revision)
+        translated = _translated(error, repo, revision, file)
         if translated is None:
             raise
         raise translated from error
 
 
-def _translated(error: Exception, repo: str, revision: str | None) -> PhituiError | None:
+def _translated(error: Exception, repo: str, revision: str | None, file: str) -> PhituiError | None:
     from huggingface_hub import errors
 
     at = f"{repo}@{revision}" if revision else repo
@@ -198,9 +198,7 @@ def _translated(error: Exception, repo: str, revision: str | None) -> PhituiErro
             f"cannot reach the Hub for {at}: {_innermost(error)}", "check the network (and HF_ENDPOINT, HTTPS_PROXY)"
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return UsageError(
-            f"{at} lacks a file that is needed: {_innermost(error)}", f"see https://huggingface.co/{repo}"
-        )
+        return UsageError(f"{at} has no {file or 'such file'}", f"see https://huggingface.co/{repo}")
     if isinstance(error, errors.HfHubHTTPError):
         return PhituiError(f"the Hub refused {at}: {_innermost(error)}", "try again later")
     if isinstance(error, (OSError, errors.HFValidationError)):

@@ -212,6 +212,17 @@ def test_a_broken_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) ->
     assert any(span.startswith("model.safetensors bytes=") for span in hub.ranges)
 
 
+def test_a_failed_pull_is_resumed(hub: Hub, tmp_path: Path) -> None:
+    hub.errors[f"/acme/phi/resolve/{COMMIT}/model.safetensors"] = (404, "EntryNotFound")
+    assert phitui(hub, "pull", "acme/phi", "--to", str(tmp_path / "phi")).returncode == 1
+    (job,) = json.loads(phitui(hub, "jobs", "--json").stdout)["jobs"]
+    assert (job["kind"], job["state"]) == ("pull", "failed")
+    hub.errors.clear()
+    assert phitui(hub, "jobs", "resume", job["id"]).returncode == 0
+    assert phitui(hub, "jobs", "wait", job["id"]).returncode == 0
+    assert (tmp_path / "phi" / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+
+
 def test_a_damaged_file_is_removed(hub: Hub, tmp_path: Path) -> None:
     hub.lies["model.safetensors"] = "0" * 64
     failed = phitui(hub, "pull", "acme/phi", "--to", str(tmp_path / "phi"))
@@ -228,7 +239,7 @@ def test_a_damaged_file_is_removed(hub: Hub, tmp_path: Path) -> None:
         ("/api/models/acme/phi", 404, "RepoNotFound", "there is no acme/phi", "check the name", 2),
         ("/api/models/acme/phi", 404, "RevisionNotFound", "no revision", "@REVISION", 2),
         ("/api/models/acme/phi", 400, "Whatever", "refused", "later", 1),
-        (f"/acme/phi/resolve/{COMMIT}/config.json", 404, "EntryNotFound", "lacks a file", "huggingface.co", 2),
+        (f"/acme/phi/resolve/{COMMIT}/config.json", 404, "EntryNotFound", "has no config.json", "huggingface.co", 2),
     ],
 )
 def test_refusals_say_what_to_do(
