@@ -58,9 +58,9 @@ KNOWN = {
 """sha256 -> name, for Phi's own tokenizers and those that fine-tunes and merges put in their place."""
 
 
-def recognize(checkpoint: Checkpoint, fast: Mapping[str, Any], tokenizer: Tokenizer, config: Mapping[str, Any]) -> str:
+def recognize(checkpoint: Checkpoint, fast: Mapping[str, Any], tokenizer: Tokenizer) -> str:
     """llama.cpp's name of the pre-tokenizer. Raises UnsupportedModel naming the option that overrides it."""
-    digest = hashlib.sha256(str(check_ids(tokenizer, config)).encode()).hexdigest()
+    digest = hashlib.sha256(str(check_ids(tokenizer)).encode()).hexdigest()
     if digest in KNOWN:
         return KNOWN[digest]
     kind = fast.get("pre_tokenizer")
@@ -72,18 +72,10 @@ def recognize(checkpoint: Checkpoint, fast: Mapping[str, Any], tokenizer: Tokeni
     )
 
 
-def check_ids(tokenizer: Tokenizer, config: Mapping[str, Any]) -> list[int]:
-    """The ids of the check text, with the tokens AutoTokenizer would put around it.
+def check_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids of the check text, with what the post-processor of tokenizer.json puts around it.
 
-    `add_bos_token` or `add_eos_token` in tokenizer_config.json replace the post-processor of tokenizer.json.
+    `add_bos_token` and `add_eos_token` of tokenizer_config.json make no difference here, as with AutoTokenizer.
     """
-    explicit = any(isinstance(config.get(key), bool) for key in ("add_bos_token", "add_eos_token"))
-    ids: list[int] = tokenizer.encode(CHECK_TEXT, add_special_tokens=not explicit).ids
-    for key, place in (("bos", 0), ("eos", len(ids) + 1)):
-        token = config.get(f"{key}_token")
-        text = token.get("content") if isinstance(token, Mapping) else token
-        if explicit and config.get(f"add_{key}_token") is True and isinstance(text, str):
-            number = tokenizer.token_to_id(text)
-            if number is not None:
-                ids.insert(place, number)
+    ids: list[int] = tokenizer.encode(CHECK_TEXT).ids
     return ids

@@ -33,7 +33,7 @@ def read(
             f"but config.json says vocab_size {vocabulary}",
             "config.json and the tokenizer do not belong together",
         )
-    pre = pre_tokenizer or pretokenizer.recognize(checkpoint, fast, tokenizer, config)
+    pre = pre_tokenizer or pretokenizer.recognize(checkpoint, fast, tokenizer)
     texts, types = _lists(tokenizer, known, vocabulary)
     values = {
         "tokenizer.ggml.model": Value.string("gpt2"),

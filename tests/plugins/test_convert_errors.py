@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phitui_convert import pretokenizer
 from phitui_convert.converter import ConvertOptions, Phi3Converter
 from phitui_convert.floats import FloatQuantizer
 
@@ -254,3 +256,30 @@ def test_auto(dtype: str, wanted: str, tmp_path: Path) -> None:
     assert plan.scheme == wanted
     assert {tensor.type.name for tensor in plan.tensors if len(tensor.shape) > 1} == {wanted}
     assert {tensor.type.name for tensor in plan.tensors if len(tensor.shape) == 1} == {"F32"}
+
+
+def test_a_known_pre_tokenizer_is_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import Tokenizer
+
+    directory = write_checkpoint(tmp_path / "tiny", tokenizer="bpe", hidden=32, intermediate=32)
+    ids = pretokenizer.check_ids(Tokenizer.from_file(str(directory / "tokenizer.json")))
+    monkeypatch.setitem(pretokenizer.KNOWN, hashlib.sha256(str(ids).encode()).hexdigest(), "mine")
+    assert opened(directory).metadata["tokenizer.ggml.pre"].value == "mine"
+
+
+def test_the_check_text_is_llama_cpps() -> None:
+    """One changed character would make every tokenizer unknown."""
+    digest = hashlib.sha256(pretokenizer.CHECK_TEXT.encode()).hexdigest()
+    assert digest == "a36179c1e2b1cfcfbfad1dc779addad2ffc778201e4cf0d538bddeafa2c526da"
+
+
+def test_checkpoints_for_tests_are_the_same_everywhere(tmp_path: Path) -> None:
+    first, again, other = (
+        write_checkpoint(tmp_path / name, seed=seed, hidden=32, intermediate=32, shards=3)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    files = sorted(path.name for path in first.iterdir())
+    assert "model-00003-of-00003.safetensors" in files
+    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in files)
+    shard = "model-00001-of-00003.safetensors"
+    assert (first / shard).read_bytes() != (other / shard).read_bytes()

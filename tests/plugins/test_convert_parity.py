@@ -96,6 +96,27 @@ def new_tokens(directory: Path) -> None:
     (directory / "README.md").write_text(f"---\n{json.dumps(card)}\n---\ntext")
 
 
+def odd_added_tokens(directory: Path) -> None:
+    """Added tokens that are in the vocabulary already, look special, or hold spaces; flags that the files differ in."""
+    more = [
+        {"id": 420, "content": "Ġthe"},
+        {"id": 421, "content": "<|looks_special|>"},
+        {"id": 422, "content": "  ▁x"},
+        {"id": 423, "content": "İşlem"},
+        {"id": 430, "content": "<pad>", "normalized": True},
+    ]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    tokens = json.loads((directory / "tokenizer.json").read_text())
+    tokens["added_tokens"] += [flags | token for token in more]
+    tokens["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    (directory / "tokenizer.json").write_text(json.dumps(tokens))
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    for token in config["added_tokens_decoder"].values():
+        token["normalized"] = not token["normalized"]
+        token["special"] = token["special"] or token["content"] == "kept"
+    edit(directory / "tokenizer_config.json", **config, additional_special_tokens=["<|more|>", "<|end|>"])
+
+
 def template_list(directory: Path) -> None:
     templates = [{"name": "default", "template": "a"}, {"name": "tool use", "template": "b"}]
     edit(directory / "tokenizer_config.json", chat_template=templates, add_bos_token=True, add_eos_token=False)
@@ -145,6 +166,7 @@ CASES: dict[str, Case] = {
     "byte-level": Case({"tokenizer": "bpe"}, tweak=byte_level_processor),
     "template": Case({"tokenizer": "bpe", "card": True}, tweak=template_processor),
     "new-tokens": Case({"tokenizer": "bpe"}, tweak=new_tokens),
+    "odd-added": Case({"tokenizer": "bpe"}, tweak=odd_added_tokens),
     "template-list": Case({}, name="Phi-3 Template List", tweak=template_list),
     "no-tokenizer-json": Case({"kv_heads": 4}, name="Phi-3 No Tokenizer Json", tweak=no_tokenizer_json),
     "hub-name": Case(
