@@ -105,9 +105,9 @@ def memory_probe(ctx: Context) -> MemoryProbe | None:
 
 
 def release(ctx: Context) -> None:
-    """End the warm probe, so that a model about to be loaded finds all of the GPU's memory. The next plan starts it."""
+    """End the warm probe where it holds GPU memory that a load could use. The next plan starts it again."""
     prober = memory_probe(ctx)
-    if prober is not None:
+    if prober is not None and any(device.kind in ("gpu", "igpu") for device in devices(ctx)):
         prober.release()
 
 

@@ -22,19 +22,24 @@ from phitui.api import EngineError, PhituiError, Unavailable, UsageError
 ANSWER_SECONDS = 30.0
 """The longest a question may take: a GPU driver that wakes up needs seconds."""
 
+WORKER_SECONDS = 6.0
+"""The same where RPC workers are asked. A worker serves one program at a time: others connect and hear nothing."""
+
 
 class Child:
     """One probe process. Safe to call from several threads; questions are answered one after the other."""
 
     def __init__(self, rpc: Sequence[str] = (), command: Sequence[str] | None = None) -> None:
         self._command = [*(command or [sys.executable, "-m", "phitui_hardware.probe"]), *_flags(rpc)]
+        self._rpc = tuple(rpc)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._log: IO[bytes] | None = None
 
-    def ask(self, question: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+    def ask(self, question: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
         """The child's answer. Raises EngineError if it died or hung, PhituiError with its own words if it refused."""
+        seconds = seconds or (WORKER_SECONDS if self._rpc else ANSWER_SECONDS)
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -46,7 +51,7 @@ class Child:
                 line = b""
             except queue.Empty:
                 self._end()
-                raise EngineError(f"the hardware probe did not answer within {seconds:.0f} s") from None
+                raise self._silent(seconds) from None
             if not line:
                 raise self._died()
         answer: dict[str, Any] = json.loads(line)
@@ -70,6 +75,14 @@ class Child:
         )
         threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
         return self._process
+
+    def _silent(self, seconds: float) -> EngineError:
+        if self._rpc:
+            return EngineError(
+                f"the RPC worker {', '.join(self._rpc)} did not answer within {seconds:.0f} s",
+                "it serves one program at a time: is another chat using it?",
+            )
+        return EngineError(f"the hardware probe did not answer within {seconds:.0f} s")
 
     def _died(self) -> EngineError:
         code = self._process.wait(5) if self._process else None

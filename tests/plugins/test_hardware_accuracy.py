@@ -264,6 +264,20 @@ def test_a_worker_that_dies_costs_an_error_not_the_planner(tmp_path: Path, conte
     assert plan(context, PlanRequest(str(path))).how["compute"] == "measured"
 
 
+def test_a_worker_that_serves_someone_else_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from phitui_hardware import child
+
+    from phitui.api import EngineError
+
+    monkeypatch.setattr(child, "WORKER_SECONDS", 1.5)
+    endpoint, process = start_worker()
+    host, port = endpoint.split(":")
+    with socket.create_connection((host, int(port))), pytest.raises(EngineError, match="one program at a time"):
+        child.engine((endpoint,))
+    process.kill()
+    process.wait()
+
+
 def test_a_planned_file_and_the_file_plan_alike(tmp_path: Path) -> None:
     from phitui.actions.plan import memory_of
     from phitui.domain.placement import model_memory
