@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding
@@ -29,6 +29,7 @@ from phitui.tui.themes import DEFAULTS, THEMES
 from phitui.tui.widgets.frame import PLACES
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from textual.dom import DOMNode
 
     from phitui.actions.context import Context
@@ -117,7 +118,7 @@ class PhituiApp(App[None]):
         self.set_reactive(PhituiApp.hand, state.load(self._state_file))
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self._begin)
+        self.call_after_refresh(self.set_timer, 0.03, self._begin)
 
     def _begin(self) -> None:
         """After the first paint: settings, devices and the journal."""
@@ -262,7 +263,7 @@ class PhituiApp(App[None]):
 
     # painting --------------------------------------------------------------------------------------------------------
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
-        super()._display(screen, self._painter.lean(renderable))
+        super()._display(screen, cast("RenderableType", self._painter.lean(renderable)))
 
     def on_resize(self) -> None:
         self._painter.forget()
