@@ -10,8 +10,6 @@ from typing import Any
 from phitui.api import FilePlan, InvalidFile, PlannedTensor
 from phitui_quantize.library import ggml_base
 
-F32 = 0
-
 
 class RowEncoder:
     """Encodes rows of any tensor of a plan. ggml drops the GIL and is thread-safe here.
@@ -48,7 +46,7 @@ class RowEncoder:
         import numpy as np
 
         count, length = rows.shape
-        if not self._valid(F32, rows.ctypes.data, rows.nbytes):
+        if not np.isfinite(rows).all():
             raise _not_finite(tensor, first_row, rows)
         row_bytes = tensor.type.row_bytes(length)
         encoded = np.empty(count * row_bytes, dtype=np.uint8)

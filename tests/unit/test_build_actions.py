@@ -142,7 +142,7 @@ class TestSource:
             open_source(ctx, str(checkpoint))
 
     def test_not_a_checkpoint(self, ctx: Context, tmp_path: Path) -> None:
-        with pytest.raises(InvalidFile, match="config.json"):
+        with pytest.raises(InvalidFile, match=r"config\.json"):
             open_source(ctx, str(tmp_path))
 
     def test_not_a_gguf(self, ctx: Context, tmp_path: Path) -> None:
