@@ -124,11 +124,12 @@ class _Write:
         kept = self.partial.size == self.size
         done, synced = recover(self.partial.journal_path, self.head, boot) if kept else ([], 0)
         try:
-            self.partial.journal_path.unlink(missing_ok=True) if not done else None
+            if not done:  # first of all: it must never describe a file that is emptied here
+                self.partial.journal_path.unlink(missing_ok=True)
             self.partial.reserve(self.size, keep=bool(done))
             self.journal = Journal(self.partial.journal_path, self.head, boot, done, synced)
         except OSError as error:
-            raise TargetError(f"{self.partial.journal_path}: cannot be written: {error.strerror}") from None
+            raise self._journal_error(error) from None
         finished = set(done)
         self.queue = deque(chunk for chunk in self.chunks if chunk.number not in finished)
         resumed = self.done = self.total - sum(chunk.length for chunk in self.queue)
@@ -163,6 +164,9 @@ class _Write:
         if syncing:
             self._wait_for(syncing)
 
+    def _journal_error(self, error: OSError) -> TargetError:
+        return TargetError(f"{self.partial.journal_path}: cannot be written: {error.strerror}", "free some space there")
+
     def _drain(self) -> None:
         while not self.stop.is_set():
             try:
@@ -173,7 +177,7 @@ class _Write:
             try:
                 self.journal.done(chunk.number)
             except OSError as error:
-                raise TargetError(f"{self.journal.path}: cannot be written: {error.strerror}") from None
+                raise self._journal_error(error) from None
             with self._count:
                 self.done += chunk.length
 
@@ -228,9 +232,13 @@ class _Write:
         return memoryview(held)[:size]
 
     def _sync(self) -> None:
+        """What is written now is on the disk afterwards, and the journal says so."""
         count = self.journal.count
         self.partial.sync(data_only=True)
-        self.journal.synced(count)
+        try:
+            self.journal.synced(count)
+        except OSError as error:
+            raise self._journal_error(error) from None
 
     def _report(self) -> None:
         """Tell the job how far it is; raises Cancelled if it was asked to stop."""

@@ -96,7 +96,9 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs")
-def test_a_disk_that_is_filled_by_somebody_else(tiny_disk: Path, source: Path) -> None:
+def test_a_disk_that_is_filled_by_somebody_else(tiny_disk: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phitui.gguf.partial.preallocate", lambda descriptor, size: None)
+
     def fill() -> None:
         with (tiny_disk / "theirs").open("wb", buffering=0) as file:
             try:
@@ -112,6 +114,29 @@ def test_a_disk_that_is_filled_by_somebody_else(tiny_disk: Path, source: Path) -
     (tiny_disk / "theirs").unlink()
     with pytest.raises(PhituiError, match="are free on this disk"):
         (tiny_disk / "theirs").write_bytes(bytes(7 << 19))
+        write_gguf(plan_of(source, TensorType.BF16), tiny_disk / "out.gguf")
+    assert [path.name for path in tiny_disk.iterdir()] == ["theirs"]
+
+
+def test_blocks_are_reserved_before_any_work(tmp_path: Path, source: Path) -> None:
+    held: list[int] = []
+
+    def look() -> None:
+        held.append((tmp_path / "out.gguf.partial").stat().st_blocks * 512)
+
+    plan = plan_of(source)
+    write_gguf(plan, tmp_path / "out.gguf", once(look, after=1), threads=1)
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux reserves")
+    assert held[0] >= plan.data_size
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fallocate")
+def test_no_room_to_reserve(tiny_disk: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody takes the space between our look and our call."""
+    monkeypatch.setattr("phitui.gguf.partial.shutil.disk_usage", lambda path: type("usage", (), {"free": 1 << 40}))
+    (tiny_disk / "theirs").write_bytes(bytes(7 << 19))
+    with pytest.raises(PhituiError, match="disk is full"):
         write_gguf(plan_of(source, TensorType.BF16), tiny_disk / "out.gguf")
     assert [path.name for path in tiny_disk.iterdir()] == ["theirs"]
 
