@@ -49,7 +49,7 @@ def check_output(out: Path, overwrite: bool) -> None:
 def preallocate(descriptor: int, size: int) -> None:
     """Reserve the blocks of a file, so that a full disk shows before any work. Does nothing where it is not possible.
 
-    """Reserve the blocks of a file, so that a full disk shows before any work. Does nothing where it cannot be done.
+    Linux's own call: posix_fallocate would write to every block where the file system cannot reserve. Raises OSError.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
     if call is None or not sys.platform.startswith("linux"):
