@@ -20,6 +20,7 @@ from phitui.domain.hardware import Device, MemoryBuffer
 from phitui.domain.offers import MemoryProbe
 from phitui.domain.offload import OffloadPlan, PlanRequest
 from phitui.domain.placement import ModelMemory, model_memory
+from phitui.domain.tensors import FilePlan
 from phitui.errors import PhituiError, Unavailable, UsageError
 from phitui.plugins import availability
 
@@ -35,7 +36,17 @@ def plan(ctx: Context, request: PlanRequest, probe: bool = True) -> OffloadPlan:
     without, they are estimated in microseconds. Raises UsageError for a request no machine could carry out,
     Unavailable where RPC workers are named and no engine can reach them.
     """
-    path = resolve_model(ctx, request.model)
+    return _plan(ctx, resolve_model(ctx, request.model), request, probe)
+
+
+def plan_file(ctx: Context, file: FilePlan, request: PlanRequest, probe: bool = False) -> OffloadPlan:
+    """Plan a GGUF that is not written yet, such as one row of a table of schemes: `request.model` is only its name."""
+    from phitui.actions.standin import stand_in_of
+
+    return _plan(ctx, stand_in_of(file), request, probe)
+
+
+def _plan(ctx: Context, path: Path, request: PlanRequest, probe: bool) -> OffloadPlan:
     model = memory_of(path)
     if request.devices:
         if request.rpc:

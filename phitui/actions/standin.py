@@ -8,16 +8,16 @@ a file that is only planned. Stand-ins live in a directory of this process and a
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from phitui.domain.tensors import FilePlan, PlannedTensor, SourceTensor, Value
-from phitui.gguf.header import Header, encode_header, file_size, read_header
+from phitui.gguf.header import encode_header, file_size, read_header
 
 KEPT = 64
 """Models whose stand-in is remembered."""
@@ -27,36 +27,45 @@ KEPT = 64
 def stand_in(path: Path, size: int, modified: int) -> Path:
     """The stand-in of a GGUF with that size and st_mtime_ns; the file itself where none can be made."""
     header = read_header(path)
-    metadata = {key: header.value(key) for key in header.keys() if not key.startswith("tokenizer.")}  # noqa: SIM118
+    metadata = {key: header.value(key) for key in header.keys() if not _tokenizer(key)}  # noqa: SIM118
     tensors = tuple(
         PlannedTensor(t.name, t.shape, t.type, t.offset - header.data_start, SourceTensor(t.name, t.shape, t.type, ()))
         for t in header.tensors
     )
-    plan = FilePlan("", metadata | _no_vocabulary(metadata, _vocabulary(header)), tensors, header.alignment)
     try:
-        return write_stand_in(plan, f"{path.stem}-{abs(hash((path, size, modified))):x}")
+        return write_stand_in(_slim(FilePlan("", metadata, tensors, header.alignment)), path.stem)
     except OSError:
         return path
 
 
+def stand_in_of(plan: FilePlan) -> Path:
+    """The stand-in of a file that is only planned. Raises OSError where the disk knows no holes."""
+    return write_stand_in(_slim(plan), plan.scheme or "planned")
+
+
 def write_stand_in(plan: FilePlan, name: str) -> Path:
-    """Write the header of `plan` and a hole in place of its data. Raises OSError where the disk knows no holes."""
-    target = _folder() / f"{name}.gguf"
+    """Write the header of `plan` and a hole in place of its data."""
+    target = _folder() / f"{name}-{next(_numbers)}.gguf"
     with target.open("wb") as out:
         out.write(encode_header(plan))
         out.truncate(file_size(plan))
     return target
 
 
-def _no_vocabulary(metadata: Mapping[str, Value], tokens: int) -> dict[str, Value]:
-    architecture = metadata["general.architecture"].value
-    return {"tokenizer.ggml.model": Value.string("none"), f"{architecture}.vocab_size": Value.u32(tokens)}
+def _slim(plan: FilePlan) -> FilePlan:
+    """The plan without its vocabulary; llama.cpp checks the number of tokens against the embedding's rows."""
+    kept = {key: value for key, value in plan.metadata.items() if not _tokenizer(key)}
+    tokens = next((tensor.shape[1] for tensor in plan.tensors if tensor.name == "token_embd.weight"), 0)
+    architecture = kept["general.architecture"].value
+    kept |= {"tokenizer.ggml.model": Value.string("none"), f"{architecture}.vocab_size": Value.u32(tokens)}
+    return replace(plan, metadata=kept)
 
 
-def _vocabulary(header: Header) -> int:
-    """The number of tokens; llama.cpp checks the embedding's rows against it."""
-    shapes: Sequence[Any] = [tensor.shape for tensor in header.tensors if tensor.name == "token_embd.weight"]
-    return int(shapes[0][1]) if shapes else header.length("tokenizer.ggml.tokens")
+def _tokenizer(key: str) -> bool:
+    return key.startswith("tokenizer.")
+
+
+_numbers = itertools.count()
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,6 @@ log says what was allocated where. The models are small and all zeros; their sha
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from phitui.actions.context import Context
-from phitui.actions.plan import plan
+from phitui.actions.plan import plan, plan_file
 from phitui.actions.standin import write_stand_in
 from phitui.domain.offload import OffloadPlan, PlanRequest
 from phitui.domain.tensors import FilePlan, SourceTensor, TensorType, Value, place
@@ -167,7 +166,7 @@ def start_worker() -> tuple[str, subprocess.Popen[bytes]]:
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    made = write_stand_in(shape(*MODELS[request.param]), f"{request.param}-{os.getpid()}")
+    made = write_stand_in(shape(*MODELS[request.param]), request.param)
     return made.rename(tmp_path / f"{request.param}.gguf")
 
 
@@ -252,7 +251,7 @@ def test_auto_offloads_everything_to_an_empty_worker(model: Path, context: Conte
 
 
 def test_a_worker_that_dies_costs_an_error_not_the_planner(tmp_path: Path, context: Context) -> None:
-    path = write_stand_in(shape("phi3", False), f"dying-{os.getpid()}")
+    path = write_stand_in(shape("phi3", False), "dying")
     endpoint, process = start_worker()
     request = PlanRequest(str(path), layers=3, rpc=(endpoint,))
     assert plan(context, request).how["compute"] == "measured"
@@ -278,12 +277,15 @@ def test_a_worker_that_serves_someone_else_costs_seconds(monkeypatch: pytest.Mon
     process.wait()
 
 
-def test_a_planned_file_and_the_file_plan_alike(tmp_path: Path) -> None:
+def test_a_planned_file_and_the_file_plan_alike(context: Context) -> None:
     from phitui.actions.plan import memory_of
     from phitui.domain.placement import model_memory
     from phitui.gguf.facts import facts_from_header
 
     planned = shape("phi3", True)
-    path = write_stand_in(planned, f"planned-{os.getpid()}")
+    path = write_stand_in(planned, "planned")
     facts = facts_from_header(read_header(path))
     assert model_memory(facts, [(tensor.name, tensor.size) for tensor in planned.tensors]) == memory_of(path)
+    written = plan(context, PlanRequest(str(path), context=2048))
+    unwritten = plan_file(context, planned, PlanRequest("planned", context=2048), probe=True)
+    assert unwritten.devices[-1].sum == written.devices[-1].sum
