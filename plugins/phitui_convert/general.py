@@ -6,7 +6,6 @@ values are read here, because released versions of the gguf package differ in wh
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +28,7 @@ _SAMPLING: dict[str, tuple[tuple[str, ...], ValueType]] = {
     "mirostat_eta": (("mirostat_eta",), ValueType.FLOAT32),
 }
 """Key below general.sampling. -> names in generation_config.json, and the type it is written as."""
+_LIMITS = {ValueType.INT32: 2.0**31, ValueType.FLOAT32: 3e38}
 _SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 _UNREADABLE = "the model card (README.md) cannot be read, license and tags are left out"
 _CONTROLLED = ("general.architecture", "general.type", "general.name")
@@ -146,6 +146,6 @@ def _sampling(checkpoint: Checkpoint) -> dict[str, Value]:
 def _sampled(given: Any, kind: ValueType) -> Value | None:
     if kind is ValueType.STRING:
         return Value.string(given) if isinstance(given, str) and given else None
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not abs(given) < _LIMITS[kind]:
         return None
     return Value(kind, int(given) if kind is ValueType.INT32 else float(given))

@@ -56,7 +56,7 @@ def _ids(checkpoint: Checkpoint, fast: Mapping[str, Any], named: Mapping[str, An
         token = by_text.get(text) if isinstance(text, str) else None
         if token is None:
             token = checkpoint.config.get(f"{kind}_token_id") if kind != "eot" else None
-        if isinstance(token, int) and not isinstance(token, bool) and token >= 0:
+        if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**32:
             ids[kind] = token
     return ids
 

@@ -222,6 +222,15 @@ def test_an_unreadable_model_card_costs_only_its_keys(tiny: Path) -> None:
     assert opened(tiny).metadata["general.architecture"].value == "phi3"
 
 
+def test_numbers_that_no_key_can_hold_are_left_out(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "tiny", tokenizer="bpe", hidden=32, intermediate=32)
+    edit(directory / "config.json", sep_token_id=10**12)
+    edit(directory / "generation_config.json", top_k=10**12, temperature=float("inf"), top_p=0.5)
+    keys = opened(directory, pre_tokenizer="gpt-2").metadata
+    assert "tokenizer.ggml.seperator_token_id" not in keys
+    assert [key for key in keys if key.startswith("general.sampling.")] == ["general.sampling.top_p"]
+
+
 def test_hub_snapshots_are_named_by_their_repository(tmp_path: Path) -> None:
     directory = tmp_path / "models--microsoft--Phi-3-mini-4k-instruct" / "snapshots" / "0123456789abcdef"
     source = opened(write_checkpoint(directory, hidden=32, intermediate=32))
