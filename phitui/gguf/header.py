@@ -1,4 +1,4 @@
-"""The header of a GGUF file: read lazily, and encoded from a plan.
+"""The header of a GGUF file, read lazily (phitui.gguf.encode makes one from a plan).
 
 Layout (ggml/docs/gguf.md): "GGUF", version u32, tensor count u64, key count u64, the key-value pairs, the tensor infos
 (name, dimensions, type, offset), padding to the alignment, tensor data. All little-endian. Strings are u64 length and
@@ -16,12 +16,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from phitui.domain.tensors import ALIGNMENT, FilePlan, TensorType, Value, ValueType, align
+from phitui.domain.tensors import ALIGNMENT, TensorType, Value, ValueType, align
 from phitui.errors import InvalidFile
 from phitui.gguf.cursor import Cursor
+from phitui.gguf.encode import MAGIC, SCALARS, STRUCTS, U32, U64, encode_header, encode_string, file_size
 
-MAGIC = b"GGUF"
-VERSION = 3
+__all__ = ["Header", "HeaderTensor", "encode_header", "file_size", "read_header"]
+
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 17
 MAX_STRINGS = 1 << 22
@@ -29,21 +30,6 @@ MAX_STRINGS = 1 << 22
 MAX_NAME = 1 << 16
 MAX_STRING = 1 << 26
 MAX_DIMENSIONS = 4
-_SCALARS = {
-    ValueType.UINT8: "B",
-    ValueType.INT8: "b",
-    ValueType.UINT16: "H",
-    ValueType.INT16: "h",
-    ValueType.UINT32: "I",
-    ValueType.INT32: "i",
-    ValueType.FLOAT32: "f",
-    ValueType.BOOL: "?",
-    ValueType.UINT64: "Q",
-    ValueType.INT64: "q",
-    ValueType.FLOAT64: "d",
-}
-_STRUCTS = {type_: struct.Struct("<" + code) for type_, code in _SCALARS.items()}
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -59,11 +45,12 @@ class HeaderTensor:
 
 @dataclass(frozen=True)
 class _Lazy:
-    """An array (or long string) left in the file: where its elements start, and how many there are."""
+    """An array (or long string) left in the file: where it starts, how many elements and bytes it has."""
 
     type: ValueType
     offset: int
     count: int
+    length: int
     is_array: bool = True
 
 
@@ -113,28 +100,34 @@ class Header:
         found = self._values.get(key)
         if not isinstance(found, _Lazy) or found.type is not ValueType.STRING or not found.is_array:
             return set()
-        with _opened(self.path) as descriptor:
-            start = Cursor(descriptor, self.path, self.file_size, found.offset)
-            start.skip_strings(found.count, key)
-            length = start.position - found.offset
-            raw = Cursor(descriptor, self.path, self.file_size, found.offset).take(length, key)
-        return {text for text in texts if _string(text) in raw}
+        raw = self._raw(found, key)
+        return {text for text in texts if encode_string(text) in raw}
 
     def _decode(self, lazy: _Lazy, key: str) -> Value:
+        raw = self._raw(lazy, key)
+        if not lazy.is_array:
+            return Value(ValueType.STRING, _text(raw))
+        if lazy.type is ValueType.STRING:
+            try:
+                return Value(lazy.type, _split(raw, lazy.count), is_array=True)
+            except (struct.error, OverflowError):
+                raise InvalidFile(f"{self.path}: changed since its header was read") from None
+        values = struct.unpack(f"<{lazy.count}{SCALARS[lazy.type]}", raw)
+        return Value(lazy.type, list(values), is_array=True)
+
+    def _raw(self, lazy: _Lazy, key: str) -> bytes:
         with _opened(self.path) as descriptor:
-            cursor = Cursor(descriptor, self.path, self.file_size, lazy.offset)
-            if not lazy.is_array:
-                return Value(ValueType.STRING, _text(cursor.take(lazy.count, key)))
-            if lazy.type is ValueType.STRING:
-                values: list[Any] = [_text(cursor.take(cursor.u64(key), key)) for _ in range(lazy.count)]
-            elif lazy.type is ValueType.BOOL:
-                values = [byte != 0 for byte in cursor.take(lazy.count, key)]
-            else:
-                form = _STRUCTS[lazy.type]
-                values = list(
-                    struct.unpack(f"<{lazy.count}{form.format[1:]}", cursor.take(lazy.count * form.size, key))
-                )
-        return Value(lazy.type, values, is_array=True)
+            return Cursor(descriptor, self.path, self.file_size, lazy.offset).take(lazy.length, f"key {key!r}")
+
+
+def _split(raw: bytes, count: int) -> list[str | bytes]:
+    """The strings of an array: each is a length and as many bytes. Raises struct.error where that is not so."""
+    unpack, values, at = U64.unpack_from, [], 0
+    for _ in range(count):
+        start = at + 8
+        at = start + unpack(raw, at)[0]
+        values.append(_text(raw[start:at]))
+    return values
 
 
 @contextmanager
@@ -175,6 +168,7 @@ class _Reader:
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
         self.strings = 0
+        self.names: set[str] = set()
 
     def read(self) -> Header:
         version, tensor_count, key_count = self._start()
@@ -191,7 +185,7 @@ class _Reader:
     def _start(self) -> tuple[int, int, int]:
         if self.cursor.size < 4 or self.cursor.take(4, "the magic") != MAGIC:
             raise self.fail("is not a GGUF file (it does not start with 'GGUF')")
-        version: int = self.cursor.unpack(_U32, "the version")
+        version: int = self.cursor.unpack(U32, "the version")
         if version and not version & 0xFFFF:
             raise self.fail("is a big-endian GGUF file", "convert it to little-endian: gguf-convert-endian FILE little")
         if version not in (2, 3):
@@ -214,7 +208,7 @@ class _Reader:
             raise self.fail(f"{what} is not UTF-8") from None
 
     def _type(self, key: str) -> ValueType:
-        number: int = self.cursor.unpack(_U32, key)
+        number: int = self.cursor.unpack(U32, key)
         try:
             return ValueType(number)
         except ValueError:
@@ -232,7 +226,7 @@ class _Reader:
             elif type_ is ValueType.STRING:
                 values[key] = self._string(key)
             else:
-                values[key] = Value(type_, self.cursor.unpack(_STRUCTS[type_], key))
+                values[key] = Value(type_, self.cursor.unpack(STRUCTS[type_], key))
         return values
 
     def _string(self, key: str) -> Value | _Lazy:
@@ -240,7 +234,7 @@ class _Reader:
         if length > MAX_STRING:
             raise self.fail(f"the text of key {key!r} is said to be {length} bytes long")
         if length > MAX_NAME:
-            lazy = _Lazy(ValueType.STRING, self.cursor.position, length, is_array=False)
+            lazy = _Lazy(ValueType.STRING, self.cursor.position, length, length, is_array=False)
             self.cursor.skip(length, key)
             return lazy
         return Value(ValueType.STRING, _text(self.cursor.take(length, key)))
@@ -249,10 +243,10 @@ class _Reader:
         type_, count = self._type(key), self.cursor.u64(key)
         if type_ is ValueType.ARRAY:
             raise self.fail(f"key {key!r} is an array of arrays, which no reader supports")
-        width = 8 if type_ is ValueType.STRING else _STRUCTS[type_].size
+        width = 8 if type_ is ValueType.STRING else STRUCTS[type_].size
         if count > (self.cursor.size - self.cursor.position) // width:
             raise self.fail(f"key {key!r} is said to have {count} elements, more than the file has room for")
-        lazy = _Lazy(type_, self.cursor.position, count)
+        start = self.cursor.position
         if type_ is ValueType.STRING:
             self.strings += count
             if self.strings > MAX_STRINGS:
@@ -262,7 +256,7 @@ class _Reader:
             if count * width > MAX_STRING:
                 raise self.fail(f"key {key!r} is said to have {count} elements, which is absurd")
             self.cursor.skip(count * width, f"key {key!r}")
-        return lazy
+        return _Lazy(type_, start, count, self.cursor.position - start)
 
     def _alignment(self, values: dict[str, Value | _Lazy]) -> int:
         found = values.get("general.alignment")
@@ -275,11 +269,14 @@ class _Reader:
 
     def _tensor(self) -> tuple[str, tuple[int, ...], TensorType, int]:
         name = self._name("the name of a tensor")
-        dimensions: int = self.cursor.unpack(_U32, name)
+        if name in self.names:
+            raise self.fail(f"tensor {name!r} stands there twice")
+        self.names.add(name)
+        dimensions: int = self.cursor.unpack(U32, name)
         if dimensions > MAX_DIMENSIONS:
             raise self.fail(f"tensor {name!r} has {dimensions} dimensions; at most {MAX_DIMENSIONS} are possible")
         shape = tuple(self.cursor.u64(name) for _ in range(dimensions)) or (1,)
-        number: int = self.cursor.unpack(_U32, name)
+        number: int = self.cursor.unpack(U32, name)
         try:
             type_ = TensorType(number)
         except ValueError:
@@ -291,12 +288,9 @@ class _Reader:
         self, described: list[tuple[str, tuple[int, ...], TensorType, int]], data_start: int, alignment: int
     ) -> tuple[HeaderTensor, ...]:
         """Check shapes, offsets and sizes against the file and each other."""
-        tensors, seen = [], set()
+        tensors = []
         room = self.cursor.size - data_start
         for name, shape, type_, offset in described:
-            if name in seen:
-                raise self.fail(f"tensor {name!r} stands there twice")
-            seen.add(name)
             size = self._size(name, shape, type_)
             if offset % alignment:
                 raise self.fail(f"tensor {name!r} starts at {offset}, which is not aligned to {alignment} bytes")
@@ -325,68 +319,3 @@ class _Reader:
         for first, second in pairwise(ordered):
             if first.offset + first.size > second.offset:
                 raise self.fail(f"tensors {first.name!r} and {second.name!r} overlap")
-
-
-def encode_header(plan: FilePlan) -> bytes:
-    """The header of the planned file, padded: the data section starts right after it. Raises ValueError for a plan
-    whose offsets or alignment cannot be."""
-    _check(plan)
-    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(plan.tensors), len(plan.metadata))]
-    for key, value in plan.metadata.items():
-        parts += [_string(key), _encode_value(value)]
-    for tensor in plan.tensors:
-        parts += [
-            _string(tensor.name),
-            struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape),
-            struct.pack("<IQ", tensor.type, tensor.offset),
-        ]
-    raw = b"".join(parts)
-    return raw.ljust(align(len(raw), plan.alignment), b"\0")
-
-
-def file_size(plan: FilePlan) -> int:
-    """The exact size of the planned file, in bytes."""
-    fixed = 24 + sum(len(_string(key)) + _value_size(value) for key, value in plan.metadata.items())
-    infos = sum(len(_string(tensor.name)) + 4 + 8 * len(tensor.shape) + 12 for tensor in plan.tensors)
-    return align(fixed + infos, plan.alignment) + plan.data_size
-
-
-def _check(plan: FilePlan) -> None:
-    named = plan.metadata.get("general.alignment", Value.u32(ALIGNMENT)).value
-    if named != plan.alignment:
-        raise ValueError(f"general.alignment is {named}, the plan's alignment {plan.alignment}")
-    end = 0
-    for tensor in sorted(plan.tensors, key=lambda tensor: tensor.offset):
-        if tensor.offset < end or tensor.offset % plan.alignment:
-            raise ValueError(f"tensor {tensor.name} has the impossible offset {tensor.offset}")
-        end = tensor.offset + tensor.size
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-
-
-def _string(text: str | bytes) -> bytes:
-    raw = _bytes(text)
-    return _U64.pack(len(raw)) + raw
-
-
-def _encode_value(value: Value) -> bytes:
-    if not value.is_array:
-        return _U32.pack(value.type) + _encode_items(value.type, [value.value])
-    start = struct.pack("<IIQ", ValueType.ARRAY, value.type, len(value.value))
-    return start + _encode_items(value.type, value.value)
-
-
-def _encode_items(type_: ValueType, items: Any) -> bytes:
-    if type_ is ValueType.STRING:
-        return b"".join([_string(item) for item in items])
-    return struct.pack(f"<{len(items)}{_SCALARS[type_]}", *items)
-
-
-def _value_size(value: Value) -> int:
-    items = value.value if value.is_array else [value.value]
-    start = 16 if value.is_array else 4
-    if value.type is ValueType.STRING:
-        return start + sum(8 + len(_bytes(item)) for item in items)
-    return start + _STRUCTS[value.type].size * len(items)
