@@ -140,6 +140,26 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
+_WIDTHS = {
+    ValueType.UINT8: 1,
+    ValueType.INT8: 1,
+    ValueType.UINT16: 2,
+    ValueType.INT16: 2,
+    ValueType.UINT32: 4,
+    ValueType.INT32: 4,
+    ValueType.FLOAT32: 4,
+    ValueType.BOOL: 1,
+    ValueType.UINT64: 8,
+    ValueType.INT64: 8,
+    ValueType.FLOAT64: 8,
+}
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """A string of a file as its bytes."""
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+
+
 @dataclass(frozen=True)
 class Value:
     """One metadata value: a scalar of `type`, or a list whose elements have `type` if `is_array`.
@@ -150,6 +170,15 @@ class Value:
     type: ValueType
     value: Any
     is_array: bool = False
+
+    @cached_property
+    def encoded_size(self) -> int:
+        """Bytes of the value in a file, its type included. Kept: a vocabulary is measured once, not for every scheme."""
+        items = self.value if self.is_array else [self.value]
+        start = 16 if self.is_array else 4
+        if self.type is not ValueType.STRING:
+            return start + _WIDTHS[self.type] * len(items)
+        return start + sum(8 + len(as_bytes(item)) for item in items)
 
     @staticmethod
     def u32(value: int) -> Value:

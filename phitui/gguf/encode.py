@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from phitui.domain.tensors import ALIGNMENT, FilePlan, Value, ValueType, align
+from phitui.domain.tensors import ALIGNMENT, FilePlan, Value, ValueType, align, as_bytes
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -45,7 +45,7 @@ def encode_header(plan: FilePlan) -> bytes:
 
 def file_size(plan: FilePlan) -> int:
     """The exact size of the planned file, in bytes."""
-    fixed = 24 + sum(len(encode_string(key)) + _value_size(value) for key, value in plan.metadata.items())
+    fixed = 24 + sum(len(encode_string(key)) + value.encoded_size for key, value in plan.metadata.items())
     infos = sum(len(encode_string(tensor.name)) + 4 + 8 * len(tensor.shape) + 12 for tensor in plan.tensors)
     return align(fixed + infos, plan.alignment) + plan.data_size
 
@@ -61,12 +61,9 @@ def _check(plan: FilePlan) -> None:
         end = tensor.offset + tensor.size
 
 
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-
-
 def encode_string(text: str | bytes) -> bytes:
-    raw = _bytes(text)
+    """Length and bytes, as every string of a header stands there."""
+    raw = as_bytes(text)
     return U64.pack(len(raw)) + raw
 
 
@@ -81,11 +78,3 @@ def _encode_items(type_: ValueType, items: Any) -> bytes:
     if type_ is ValueType.STRING:
         return b"".join([encode_string(item) for item in items])
     return struct.pack(f"<{len(items)}{SCALARS[type_]}", *items)
-
-
-def _value_size(value: Value) -> int:
-    items = value.value if value.is_array else [value.value]
-    start = 16 if value.is_array else 4
-    if value.type is ValueType.STRING:
-        return start + sum(8 + len(_bytes(item)) for item in items)
-    return start + STRUCTS[value.type].size * len(items)
