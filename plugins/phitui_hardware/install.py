@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
+PIP = "pip install --no-cache-dir --force-reinstall"
 WHY_NO_CACHE = (
     "pip reuses a cached wheel whatever CMAKE_ARGS says; --no-cache-dir --force-reinstall builds what is asked"
 )
@@ -58,11 +65,24 @@ def install_line(backend: str, system: str, targets: str = "") -> str:
     if system not in flags.systems:
         return ""
     cmake = flags.cmake + (f" -DGPU_TARGETS={targets}" if backend == "rocm" and targets else "")
-    pip = "pip install --upgrade --no-cache-dir --force-reinstall llama-cpp-python"
+    pip = f"{installer()} llama-cpp-python"
     if system == "Windows":
         cmake = cmake.replace("CMAKE_CXX_COMPILER=icpx", "CMAKE_CXX_COMPILER=icx")
         return f'$env:CMAKE_ARGS="{cmake}"; {pip}'
     return f'CMAKE_ARGS="{cmake}" {pip}'
+
+
+@lru_cache(maxsize=1)
+def installer() -> str:
+    """The command that installs into *this* environment, without its cache: pip if it is this one's, else uv."""
+    pip = shutil.which("pip")
+    if pip and Path(pip).parent == Path(sys.executable).parent:
+        return PIP
+    if importlib.util.find_spec("pip") is not None:
+        return f"{shlex.quote(sys.executable)} -m {PIP}"
+    if shutil.which("uv"):
+        return f"uv pip install --python {shlex.quote(sys.executable)} --no-cache --reinstall-package llama-cpp-python"
+    return PIP
 
 
 def old_flags(cmake_args: str) -> list[str]:

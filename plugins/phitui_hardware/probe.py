@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import socket
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,7 @@ class Probe:
             import llama_cpp.llama_cpp as llama
         except Exception as error:
             raise ProbeError(f"llama-cpp-python does not load: {error}", "install it again for this machine") from None
+        from phitui_hardware.install import install_line
         from phitui_hardware.measure import Meter
         from phitui_hardware.native import Ggml
 
@@ -92,7 +94,7 @@ class Probe:
             if not self._ggml.add_worker(endpoint):
                 raise ProbeError(
                     f"the engine cannot use {endpoint}: it has no RPC backend, or the worker no device",
-                    'CMAKE_ARGS="-DGGML_RPC=ON" pip install --no-cache-dir --force-reinstall llama-cpp-python',
+                    install_line("cpu", platform.system()),
                 )
         self._meter = Meter(self._ggml)
 

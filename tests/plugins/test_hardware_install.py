@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
+from phitui_hardware import install
 from phitui_hardware.install import FLAGS, OLD_FLAGS, install_line, old_flags
+
+REAL_INSTALLER = install.installer
+
+
+@pytest.fixture(autouse=True)
+def own_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "installer", lambda: install.PIP)
+
+
+def test_the_command_installs_into_this_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installer = REAL_INSTALLER.__wrapped__
+    python = tmp_path / "my env" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert installer() == f"'{python}' -m pip install --no-cache-dir --force-reinstall"
+    monkeypatch.setattr(shutil, "which", lambda name: str(python.parent / name))
+    assert installer() == install.PIP
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/uv" if name == "uv" else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert installer().startswith("uv pip install --python")
+    assert "--no-cache " in installer()
 
 
 @pytest.mark.parametrize(
