@@ -141,17 +141,10 @@ class ValueType(IntEnum):
 
 
 _WIDTHS = {
-    ValueType.UINT8: 1,
-    ValueType.INT8: 1,
-    ValueType.UINT16: 2,
-    ValueType.INT16: 2,
-    ValueType.UINT32: 4,
-    ValueType.INT32: 4,
-    ValueType.FLOAT32: 4,
-    ValueType.BOOL: 1,
-    ValueType.UINT64: 8,
-    ValueType.INT64: 8,
-    ValueType.FLOAT64: 8,
+    **dict.fromkeys((ValueType.UINT8, ValueType.INT8, ValueType.BOOL), 1),
+    **dict.fromkeys((ValueType.UINT16, ValueType.INT16), 2),
+    **dict.fromkeys((ValueType.UINT32, ValueType.INT32, ValueType.FLOAT32), 4),
+    **dict.fromkeys((ValueType.UINT64, ValueType.INT64, ValueType.FLOAT64), 8),
 }
 
 
@@ -173,7 +166,7 @@ class Value:
 
     @cached_property
     def encoded_size(self) -> int:
-        """Bytes of the value in a file, its type included. Kept: a vocabulary is measured once, not for every scheme."""
+        """Bytes of the value in a file with its type. Kept: a vocabulary is measured once, not for every scheme."""
         items = self.value if self.is_array else [self.value]
         start = 16 if self.is_array else 4
         if self.type is not ValueType.STRING:
