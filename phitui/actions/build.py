@@ -68,7 +68,7 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     out = Path(build.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     threads = build.threads or ctx.config.threads
-    written = write_gguf(plan, out, encoder, job, threads, build.overwrite)
+    written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite)
     return {
         "path": str(written.path),
         "size": written.size,

@@ -50,6 +50,7 @@ def write_gguf(
     encoder: Encoder | None = None,
     job: JobContext | None = None,
     threads: int | None = None,
+    *,
     overwrite: bool = False,
 ) -> WriteResult:
     """Write the planned file. Goes on where a former write of the same plan was interrupted.
