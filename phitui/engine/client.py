@@ -103,6 +103,8 @@ class EngineProcess:
 
         Raises EngineError when the child dies, speaks nonsense or does not obey stop(): call restart() then.
         """
+        if self._process is None:
+            raise EngineError("the engine is not running", "restart it to go on", self.log_tail())
         with self._state_lock:
             if self._asked:  # an iterator that nobody ever touched does not count
                 raise EngineError("the engine is answering already", "stop that answer first")

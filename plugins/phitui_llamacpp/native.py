@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -36,7 +37,8 @@ class Log:
         self._level = self._level if level == _CONTINUED else level
         if self._level == _DEBUG:
             return
-        os.write(2, text)
+        with contextlib.suppress(OSError):  # a full disk must not end an answer
+            os.write(2, text)
         if self._level == _ERROR and text.strip():
             self.complaints.append(text.decode("utf-8", "replace").strip())
 
@@ -172,7 +174,8 @@ def has_gpu() -> bool:
 
 def _ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """libggml and libggml-base under the names that libllama links: any other name would load a second registry."""
-    folder = Path(lib.__file__).parent / "lib"
+    loaded = Path(str(getattr(lib._lib, "_name", "")))  # LLAMA_CPP_LIB_PATH may have moved it
+    folder = loaded.parent if loaded.is_file() else Path(lib.__file__).parent / "lib"
 
     def one(stem: str) -> ctypes.CDLL:
         for pattern in (f"{stem}.so.0", f"{stem}.0.dylib", f"{stem}.so", f"{stem}.dylib"):

@@ -82,9 +82,7 @@ class LlamaSession:
         """The tokens whose keys and values are in the cache, in order."""
         self._said = ""
         """The text of those tokens, special ones included; empty where it is not known exactly."""
-        with contextlib.suppress(
-            PhituiError
-        ):  # compiled now, the first answer comes sooner; faults show when it is asked
+        with contextlib.suppress(PhituiError):  # compiled now, so the first answer comes sooner; ask shows its faults
             self._render([{"role": "user", "content": "Hello"}])
         self.info = self._describe(path, settings, trained, time.perf_counter() - began)
 

@@ -100,6 +100,20 @@ def test_broken_pipe_leaves_nothing_behind(endless: str) -> None:
     assert process.wait(20) == 1
 
 
+def test_an_interrupted_question(endless: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phitui", "chat", endless, "-p", "x", "--ctx", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout and process.stderr
+    process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
 def test_open_chat(parrot: str) -> None:
     chat = open_chat(Context(), ChatRequest(parrot, context=512, layers=0, sampling=Sampling(temperature=0)))
     try:

@@ -212,6 +212,18 @@ def test_close_while_loading_from_another_thread(make: Make) -> None:
         process.start()
 
 
+def test_asking_what_is_not_running(make: Make) -> None:
+    process = make()
+    with pytest.raises(EngineError, match="not running"):
+        process.stream([Message("user", "say no")], Sampling())
+    process.start()
+    process.close()
+    with pytest.raises(EngineError, match="not running"):
+        process.stream([Message("user", "say no")], Sampling())
+    process.restart()
+    assert ask(process, "say yes")[0] == "yes"
+
+
 def test_close_while_answering(make: Make) -> None:
     process = make()
     process.start()
