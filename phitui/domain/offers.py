@@ -7,7 +7,7 @@ Constructing an offer must be cheap: heavy imports belong inside its methods.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,7 +144,7 @@ class Engine(Offer, Protocol):
     """Runs a model. phitui calls `open` in a child process of its own, so native code may crash there."""
 
     def open(self, model: Path, settings: EngineSettings, progress: Callable[[float], None]) -> Session:
-        """Load the model; call `progress` with the part loaded (0 to 1). Raises PhituiError with a hint where it cannot."""
+        """Load the model, calling `progress` with the part loaded (0 to 1). Raises PhituiError where it cannot."""
         ...
 
 
@@ -182,10 +182,14 @@ class Catalogue(Offer, Protocol):
 
 @dataclass(frozen=True)
 class Measures:
-    """Quality and speed of an artifact. `values` by name (perplexity, kld_mean, ...); `source`: how they came."""
+    """Quality and speed of an artifact. `values` by name (perplexity, kld_mean, ...); `source`: how they came.
+
+    `facts` are what must be equal for two figures to be comparable, such as the digest of the text.
+    """
 
     values: Mapping[str, float]
     source: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
