@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phitui.actions.context import Context
+from phitui.actions.fit import Fit, fits
 from phitui.actions.source import open_source
 from phitui.domain import options
 from phitui.domain.offers import Quantizer
@@ -20,7 +21,10 @@ from phitui.plugins import Failure, availability
 
 @dataclass(frozen=True)
 class SchemeRow:
-    """A scheme as listed. `size` is the exact file size in bytes for the source; None without one, or on `error`."""
+    """A scheme as listed. `size` is the exact file size in bytes for the source; None without one, or on `error`.
+
+    `fit` is how it would fit on this machine, where a source was given and that could be worked out.
+    """
 
     scheme: Scheme
     quantizer: str
@@ -29,6 +33,7 @@ class SchemeRow:
     substitutions: int = 0
     needs_imatrix: bool = False
     error: str = ""
+    fit: Fit | None = None
 
 
 def find_scheme(ctx: Context, name: str) -> tuple[Quantizer, Scheme]:
@@ -68,7 +73,7 @@ def scheme_table(
         if opened is None:
             rows += [SchemeRow(s, offer.name, bits_per_weight=s.bits, needs_imatrix=s.needs_imatrix) for s in schemes]
         elif schemes:
-            rows += _planned(offer, schemes, opened, quantizer or {})
+            rows += _planned(ctx, offer, schemes, opened, quantizer or {})
     if opened is None:
         return sorted(rows, key=lambda row: -row.scheme.bits)
     return sorted(rows, key=lambda row: (row.size is None, -(row.size or 0), -row.scheme.bits))
@@ -81,34 +86,34 @@ def missing_quantizers(ctx: Context) -> list[tuple[str, str, str]]:
 
 
 def _planned(
-    offer: Quantizer, schemes: Sequence[Scheme], source: TensorSource, values: Mapping[str, Any]
+    ctx: Context, offer: Quantizer, schemes: Sequence[Scheme], source: TensorSource, values: Mapping[str, Any]
 ) -> list[SchemeRow]:
-    from phitui.gguf.header import file_size
-
     known = {spec.name for spec in options.specs(offer.options)}
     try:
         chosen = options.build(offer.options, {name: value for name, value in values.items() if name in known})
         plans: Mapping[str, FilePlan] = offer.plan(source, [scheme.name for scheme in schemes], chosen)
     except PhituiError as error:
         return [SchemeRow(scheme, offer.name, error=error.message) for scheme in schemes]
-    rows = []
-    for scheme in schemes:
-        plan = plans.get(scheme.name)
-        if plan is None or not plan.tensors:
-            rows.append(SchemeRow(scheme, offer.name, error=plan.refused if plan else "not offered for this model"))
-            continue
-        rows.append(
-            SchemeRow(
-                scheme,
-                offer.name,
-                file_size(plan),
-                plan.bits_per_weight,
-                len(plan.substitutions),
-                bool(plan.needs_imatrix),
-                plan.refused,
-            )
-        )
-    return rows
+    found = [(scheme, plans[scheme.name]) for scheme in schemes if scheme.name in plans]
+    verdicts = fits(ctx, [plan for _, plan in found])
+    return [_row(scheme, offer, plan, fit) for (scheme, plan), fit in zip(found, verdicts, strict=True)]
+
+
+def _row(scheme: Scheme, offer: Quantizer, plan: FilePlan, fit: Fit | None) -> SchemeRow:
+    from phitui.gguf.header import file_size
+
+    if not plan.tensors:
+        return SchemeRow(scheme, offer.name, error=plan.refused)
+    return SchemeRow(
+        scheme,
+        offer.name,
+        size=file_size(plan),
+        bits_per_weight=plan.bits_per_weight,
+        substitutions=len(plan.substitutions),
+        needs_imatrix=bool(plan.needs_imatrix),
+        error=plan.refused,
+        fit=fit,
+    )
 
 
 def _schemes(ctx: Context, quantizer: Quantizer) -> Sequence[Scheme]:

@@ -18,7 +18,7 @@ def command(context: Context) -> click.Command:
     @click.argument("source", required=False)
     @output.json_flag
     def schemes(source: str | None, as_json: bool, **values: Any) -> None:
-        """Quantization schemes with bits per weight; with SOURCE, the exact size of each."""
+        """Quantization schemes with bits per weight; with SOURCE, the exact size and fit of each."""
         rows = scheme_table(context, source, *chosen(context, values))
         for title, reason, hint in missing_quantizers(context):
             output.say(f"{title} is not available: {reason}; {hint}")
@@ -40,6 +40,7 @@ def _document(row: SchemeRow) -> dict[str, Any]:
         "substitutions": row.substitutions,
         "needs_imatrix": row.needs_imatrix,
         "error": row.error,
+        "fit": row.fit,
     }
 
 
@@ -49,15 +50,16 @@ def _text(rows: list[SchemeRow], source: str | None) -> str:
             row.scheme.name,
             output.size(row.size) if row.size is not None else "",
             f"{row.bits_per_weight:.2f}" if row.bits_per_weight is not None else "",
+            row.fit.text if row.fit else "",
             row.scheme.description,
             _remark(row),
         )
         for row in rows
     ]
     if source is None:
-        bits = [(name, bits, description, remark) for name, _, bits, description, remark in shown]
+        bits = [(name, bits, description, remark) for name, _, bits, _, description, remark in shown]
         return output.table(("scheme", "bits", "", ""), bits, right=(1,))
-    return output.table(("scheme", "size (exact)", "bits", "", ""), shown, right=(1, 2))
+    return output.table(("scheme", "size (exact)", "bits", "fits here", "", ""), shown, right=(1, 2))
 
 
 def _remark(row: SchemeRow) -> str:

@@ -13,6 +13,9 @@ TEXT_LIMIT = 127
 """llama-quantize cuts the texts it notes in the file to this many bytes."""
 
 
+OLD_FORMAT = "llama-imatrix writes it; convert an old .dat file with llama-imatrix --in-file OLD --output-format gguf"
+
+
 @dataclass(frozen=True)
 class Imatrix:
     """Mean squared activations by tensor name: float32, one value per column (and per expert)."""
@@ -62,14 +65,17 @@ def read_imatrix(path: Path) -> Imatrix:
     """Read the file and divide the sums by their counts (1 where an expert was never used). Raises InvalidFile."""
     import numpy as np
 
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except InvalidFile as error:
+        raise InvalidFile(f"not an importance matrix in llama.cpp's GGUF format: {error.message}", OLD_FORMAT) from None
     tensors = {tensor.name: tensor for tensor in header.tensors}
     names = sorted(name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2"))
     keys = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
     if not names or any(header.get(key) is None for key in keys):
         raise InvalidFile(
             f"{path} is not an importance matrix in llama.cpp's GGUF format",
-            "llama-imatrix writes it; convert an old .dat file with llama-imatrix --in-file OLD --output-format gguf",
+            OLD_FORMAT,
         )
     weights: dict[str, Any] = {}
     for name in names:

@@ -142,6 +142,9 @@ def test_schemes(checkpoint: Path, tmp_path: Path) -> None:
     made = run("build", str(checkpoint), "--scheme", "Q2_K", "--out", str(tmp_path / "o.gguf"))
     assert exact["Q2_K"]["size"] == made["size"]
     assert exact["IQ1_S"]["needs_imatrix"] is True
+    fit = exact["Q2_K"]["fit"]
+    assert fit["fits"] is True
+    assert (fit["layers_total"], fit["n_ctx"]) == (3, 4096)
 
 
 def test_text_for_people(checkpoint: Path) -> None:
