@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -152,7 +153,7 @@ class Export(Place):
         self.query_one("#title", Static).update(styled(name, "bold") + where)
         parts: list[Content | str] = [styled(f"▲ {note}", "$warning") for note in bundle.notes]
         for file in bundle.files:
-            parts += ["", styled(f"── {file.path} ", "$primary bold"), harmless(file.text.rstrip())]
+            parts += ["", styled(f"── {file.path} ", "$primary bold"), *map(_coloured, file.text.rstrip().splitlines())]
         parts += ["", styled("then", "$primary bold"), *[styled(f"  {command}", "$accent") for command in bundle.run]]
         self.query_one("#bundle", Static).update(lines(parts[1:] if parts and parts[0] == "" else parts))
 
@@ -229,3 +230,12 @@ class Export(Place):
                 for item in value if isinstance(value, list) else [value]:
                     parts += [flag, str(item)]
         return shlex.join(parts)
+
+
+def _coloured(line: str) -> Content:
+    """A line of a preview: comments muted, a directive or key at its start in colour."""
+    text = harmless(line).replace("\t", "    ")
+    if text.lstrip().startswith("#"):
+        return Content.styled(text, "$muted")
+    word = re.match(r"[A-Z]{2,}(?= )|\s*[\"']?[\w.-]+[\"']?(?=\s*[:=] )", text)
+    return Content(text).stylize("$accent", 0, word.end()) if word else Content(text)

@@ -14,17 +14,17 @@ from textual.widget import Widget
 
 from phitui.errors import PhituiError
 from phitui.tui import format as show
+from phitui.tui.modeltext import artifact_detail, known_detail, welcome
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
 from phitui.tui.text import styled
-from phitui.tui.widgets.page import Hang, Page, Part, bullet
-from phitui.tui.widgets.page import facts as fact_lines
+from phitui.tui.widgets.page import Page, Part
 from phitui.tui.widgets.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from textual.widgets import Input
 
-    from phitui.domain.model import Artifact, KnownModel, ModelFacts, Verdict
+    from phitui.domain.model import Artifact, KnownModel, ModelFacts
 
 COLUMNS = (Column("name"), Column("type", 10), Column("size", 9, right=True), Column("found by", 12, above=60))
 DEBOUNCE = 0.12
@@ -91,6 +91,8 @@ class Models(Place):
         known = [model for model in self._catalogue if self._matches(model.id, model.title)]
         if mine:
             rows += [Row("", (f"on this machine ({len(mine)})",), heading=True), *map(self._own, mine)]
+        if mine and known:
+            rows.append(Row("", ("",), heading=True))
         if known:
             rows += [Row("", (f"known Phi models ({len(known)})",), heading=True), *map(self._known, known)]
         empty = f"nothing matches “{self._filter}”" if self._filter else "no models here and no catalogue loaded"
@@ -112,7 +114,8 @@ class Models(Place):
     def _known(model: KnownModel) -> Row:
         mark = styled("✓ ", "$success") if model.verdict.ok else styled("✗ ", "$error")
         name = mark + styled(model.title or model.id, "" if model.verdict.ok else "$muted")
-        return Row(f"known:{model.id}", (name, model.parameters, "", "catalogue"))
+        parameters = model.parameters.partition(" (")[0]
+        return Row(f"known:{model.id}", (name, parameters, "", "catalogue"))
 
     # details ---------------------------------------------------------------------------------------------------------
     @on(Table.Highlighted)
@@ -141,12 +144,12 @@ class Models(Place):
     def _detail(self, key: str) -> list[Part]:
         artifact = self._artifact(key)
         if artifact is not None:
-            return _artifact_detail(artifact, self._facts.get(key))
+            return artifact_detail(artifact, self._facts.get(key))
         model = next((model for model in self._catalogue if f"known:{model.id}" == key), None)
-        detail = _known_detail(model) if model is not None else []
+        detail = known_detail(model) if model is not None else []
         if self._library is None or self._library:
             return detail
-        return [*_welcome(), "", *detail]
+        return [*welcome(), "", *detail]
 
     def _artifact(self, key: str) -> Artifact | None:
         return next((item for item in self._library or () if f"file:{item.path}" == key), None)
@@ -192,6 +195,7 @@ class Models(Place):
         found = self.query("#filter")
         if not found:
             field = Input(placeholder="filter by name", id="filter", compact=True, classes="-open")
+            field.cursor_blink = False
             self.mount(field, before="#split")
             field.focus()
         else:
@@ -236,67 +240,3 @@ class Models(Place):
         if key.startswith("file:"):
             return f"phitui inspect {shlex.quote(key.removeprefix('file:'))}"
         return f"phitui pull {shlex.quote(key.removeprefix('known:'))}" if key else "phitui models"
-
-
-def _welcome() -> list[Part]:
-    """What to do when there is no model yet."""
-    return [
-        styled("No model on this machine yet", "bold"),
-        Hang(
-            styled("  phitui demo     ", "$accent"), styled("the whole way, offline, with a small real model", "$muted")
-        ),
-        Hang(styled("  phitui pull ID  ", "$accent"), styled("download one of the known models", "$muted")),
-        Hang(styled("  o               ", "$accent"), styled("open a file or checkpoint that you have", "$muted")),
-    ]
-
-
-def _artifact_detail(artifact: Artifact, facts: ModelFacts | PhituiError | None) -> list[Part]:
-    parts: list[Part] = [styled(artifact.name, "bold")]
-    if facts is None:
-        parts.append(styled("reading …", "$muted"))
-    elif isinstance(facts, PhituiError):
-        parts += [styled(facts.message, "$error"), styled(facts.hint, "$muted")]
-    else:
-        parts += [*_verdict(facts.verdict), *_facts(facts)]
-    next_step = "enter builds a GGUF from it" if artifact.kind == "checkpoint" else "enter takes it in hand"
-    return [*parts, *fact_lines([("path", show.short_path(artifact.path))]), "", styled(next_step, "$accent")]
-
-
-def _verdict(verdict: Verdict | None) -> list[Part]:
-    if verdict is None:
-        return []
-    if verdict.ok:
-        return [styled("✓ convertible", "$success")]
-    nearest = f"; nearest: {verdict.nearest}" if verdict.nearest else ""
-    return [bullet("✗", f"not convertible: {verdict.reason}{nearest}", "$error")]
-
-
-def _facts(facts: ModelFacts) -> list[Part]:
-    rope = facts.rope
-    longrope = f" ({rope.scaling}, {rope.original_context})" if rope.original_context else ""
-    experts = f", {facts.experts_used} of {facts.experts} experts" if facts.experts else ""
-    tied = ", tied" if facts.tied_embeddings else ""
-    return fact_lines(
-        [
-            ("model", f"{facts.architecture} {show.count(facts.parameters)}, {facts.layers} layers{experts}"),
-            ("context", f"{facts.context_length}{longrope}"),
-            ("vocabulary", f"{facts.vocabulary} {facts.tokenizer}{tied}"),
-            ("chat format", facts.chat_format),
-            ("license", facts.license),
-        ]
-    )
-
-
-def _known_detail(model: KnownModel) -> list[Part]:
-    rows = [
-        ("id", model.id),
-        ("model", f"{model.architecture} {model.parameters}"),
-        ("context", str(model.context_length)),
-        ("chat format", model.chat_format),
-        ("license", model.license),
-        ("note", model.note),
-    ]
-    parts: list[Part] = [styled(model.title, "bold"), *_verdict(model.verdict), *fact_lines(rows)]
-    if model.verdict.ok:
-        parts += ["", styled("enter downloads it", "$accent")]
-    return parts

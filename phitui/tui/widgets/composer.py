@@ -33,6 +33,7 @@ class Composer(TextArea):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(soft_wrap=True, show_line_numbers=False, highlight_cursor_line=False, compact=True, **kwargs)
+        self.cursor_blink = False
 
     async def _on_key(self, event: Key) -> None:
         if event.key == "enter":

@@ -115,7 +115,9 @@ class Prompt(ModalScreen[str]):
         with Vertical() as window:
             window.border_title = self._title
             yield Static(lines([self._text]), markup=False)
-            yield Input(self._value, suggester=self._suggester, select_on_focus=False, compact=True)
+            field = Input(self._value, suggester=self._suggester, select_on_focus=False, compact=True)
+            field.cursor_blink = False
+            yield field
             yield Static(keys(*shown), id="keys")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

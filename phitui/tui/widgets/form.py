@@ -34,6 +34,9 @@ class Field(Input):
     Field.-invalid { color: $error; }
     """
 
+    def on_mount(self) -> None:
+        self.cursor_blink = False
+
 
 class Form(VerticalScroll, can_focus=False):
     """One line per option. Posts Changed with the values that were given; empty fields are not given."""
@@ -125,6 +128,4 @@ def _stops(spec: OptionSpec) -> list[Any] | None:
 
 
 def _hint(spec: OptionSpec) -> str:
-    if spec.default in (None, "", ()):
-        return ""
-    return str(spec.default)
+    return "default" if spec.default in (None, "", ()) else str(spec.default)

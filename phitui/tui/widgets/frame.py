@@ -66,15 +66,19 @@ class Head(Widget):
         hand = self.app.hand
         if hand is None:
             return Content.styled("no model in hand", "$muted")
-        facts = " · ".join(part for part in (hand.scheme, size(hand.size) if hand.size else "") if part)
+        name = hand.name.removesuffix(".gguf")
+        scheme = "" if hand.scheme.lower() in name.lower() else hand.scheme
+        facts = " · ".join(part for part in (scheme, size(hand.size) if hand.size else "") if part)
         tail = styled(f" · {facts}", "$muted") if facts else Content("")
-        return styled(hand.name, "bold").truncate(max(8, room - tail.cell_length), ellipsis=True) + tail
+        return styled(name, "bold").truncate(max(8, room - tail.cell_length), ellipsis=True) + tail
 
     def _memory(self, width: int) -> Content:
-        limit = 3 if width >= 110 else 2
+        """Used and total memory of the first devices, without decimals where room is scarce."""
         gpus = [device for device in self.app.devices if device.kind != "cpu"]
         cpus = [device for device in self.app.devices if device.kind == "cpu"][:1]
-        return Content.styled(" · ", "$muted").join([_used(device) for device in [*gpus[: limit - 1], *cpus]])
+        shown = [*gpus[: 2 if width >= 110 else 1], *cpus]
+        parts = [_used(device, 1 if width >= 100 else 0) for device in shown]
+        return Content.styled(" · ", "$muted").join(parts) + (Content.styled(" GiB", "$muted") if parts else "")
 
     def _tabs(self, width: int) -> Content:
         running = [job for job in self.app.jobs if job.state in _ACTIVE]
@@ -98,11 +102,11 @@ class Head(Widget):
         return styled(running[0].title, "$muted").truncate(room - len(done), ellipsis=True) + styled(done, "$accent")
 
 
-def _used(device: Device) -> Content:
+def _used(device: Device, decimals: int) -> Content:
     label = "RAM" if device.kind == "cpu" else device.name
     used, total = (device.total - device.free) / 1024**3, device.total / 1024**3
     style = "$warning" if device.total and device.free < device.total // 10 else ""
-    return styled(f"{label} ", "$muted") + styled(f"{used:.1f}/{total:.1f} GiB", style)
+    return styled(f"{label} ", "$muted") + styled(f"{used:.1f}/{total:.{decimals}f}", style)
 
 
 class KeyBar(Widget):

@@ -1,0 +1,186 @@
+"""Chat: streaming, stopping, many turns, an engine that dies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textual.widgets import Markdown
+
+from phitui.errors import DoesNotFit
+from phitui.tui.widgets.transcript import Answer, Question
+
+
+async def ask(pilot: Any, text: str) -> None:
+    await pilot.press(*["space" if c == " " else "question_mark" if c == "?" else c for c in text], "enter")
+
+
+async def chatting(pilot: Any, data: Any) -> None:
+    await pilot.press("4")
+    await data.wait(pilot, lambda: pilot.app.screen.NAME == "chat" and pilot.app.screen.query("Composer"))
+    await pilot.pause()
+
+
+async def test_an_answer_streams_as_markdown_with_its_figures(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "capital?")
+        await data.wait(pilot, lambda: "24.0 tokens/s" in data.shown(held))
+        text = data.shown(held)
+        assert "The capital of France is Paris." in text
+        assert "**" not in text
+        assert "• one" in text
+        assert "context 60/4096" in text
+        assert ("open_chat", str(data.gguf.path), {}) in door.calls
+
+
+async def test_many_turns_load_once_and_keep_the_conversation(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        for number in (1, 2, 3):
+            await ask(pilot, f"q{number}")
+            await data.wait(pilot, lambda number=number: len(door.chat.messages) == 2 * number)
+            await data.wait(pilot, lambda: not held.screen.talk.busy)
+        assert door.chat.asked == ["q1", "q2", "q3"]
+        assert len([call for call in door.calls if call[0] == "open_chat"]) == 1
+        assert len(held.screen.query(Question)) == len(held.screen.query(Answer)) == 3
+        await pilot.press("ctrl+n")
+        await data.wait(pilot, lambda: not held.screen.query(Question))
+        assert door.chat.messages == []
+
+
+async def test_escape_stops_the_answer_at_once(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat([f"word{n} " for n in range(2000)], slow=True)
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "go")
+        await data.wait(pilot, lambda: "word3" in data.shown(held))
+        await pilot.press("escape")
+        await data.wait(pilot, lambda: "stopped" in data.shown(held))
+        assert not held.screen.talk.busy
+        assert "word3" in data.shown(held)
+
+
+async def test_a_dead_engine_is_explained_and_r_starts_it_again(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "first")
+        await data.wait(pilot, lambda: len(door.chat.messages) == 2)
+        door.chat.script = ["half an ans", data.engine_error()]
+        await ask(pilot, "second")
+        await data.wait(pilot, lambda: "the engine died (signal 9)" in data.shown(held))
+        text = data.shown(held)
+        assert "half an ans" in text
+        assert "last line" in text
+        assert "phitui doctor" in text
+        assert "Traceback" not in text
+        assert "r restart" in text.splitlines()[-1]
+        door.chat.script = ["whole again"]
+        await pilot.press("r")
+        await data.wait(pilot, lambda: "whole again" in data.shown(held))
+        await data.wait(pilot, lambda: len(door.chat.messages) == 4)
+        assert door.chat.restarted == 1
+        assert door.chat.asked == ["first", "second", "second"]
+        assert "the engine died" not in data.shown(held)
+
+
+async def test_a_model_that_does_not_fit_is_said_with_the_way_out(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        door.refuse = DoesNotFit("it needs 9 GiB of 4 GiB", "take fewer layers under 3 Plan")
+        await ask(pilot, "hello")
+        await data.wait(pilot, lambda: "take fewer layers" in data.shown(held))
+        await pilot.press("r")
+        await data.wait(pilot, lambda: "Paris" in data.shown(held))
+
+
+async def test_whatever_an_engine_raises_leaves_the_app_running(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat([ValueError("surprise")])
+    async with held.run_test(size=(120, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "hello")
+        await data.wait(pilot, lambda: "unexpected error: ValueError: surprise" in data.shown(held))
+        assert list((door.context.paths.state / "crashes").iterdir())
+
+
+async def test_model_output_is_neither_markup_nor_terminal_commands(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["\x1b[2J\x1b]52;c;AAAA\x07 [bold]x[/] <b>tag</b> <think> [l](https://e.org) é 漢 👍🏽 سلام"])
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "hi")
+        await data.wait(pilot, lambda: "24.0 tokens/s" in data.shown(held))
+        text = data.shown(held)
+        assert "\x1b" not in text
+        assert "[bold]x[/]" in text
+        assert "<b>tag</b> <think>" in text
+        assert "漢" in text
+        assert not held.screen.query_one(Answer)._open_links
+
+
+async def test_the_conversation_goes_on_with_another_model(held: Any, door: Any, data: Any) -> None:
+    from phitui.tui.state import Hand
+
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "one")
+        await data.wait(pilot, lambda: len(door.chat.messages) == 2)
+        await data.wait(pilot, lambda: not held.screen.talk.busy)
+        first, door.chat = door.chat, data.chat(["other"])
+        held.take(Hand("/models/other.gguf", "other.gguf", "gguf"))
+        await pilot.pause()
+        await ask(pilot, "two")
+        await data.wait(pilot, lambda: len(door.chat.messages) == 4)
+        assert first.closed
+        assert door.chat.messages[0].content == "one"
+
+
+async def test_plan_settings_are_what_is_loaded(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        held.settings = {"layers": 7, "context": 8192}
+        await chatting(pilot, data)
+        await ask(pilot, "x")
+        await data.wait(pilot, lambda: any(call[0] == "open_chat" for call in door.calls))
+        assert ("open_chat", str(data.gguf.path), {"layers": 7, "context": 8192}) in door.calls
+        await data.wait(pilot, lambda: not held.screen.talk.busy)
+        await pilot.press("escape", "y")
+        await data.wait(pilot, lambda: "--ctx 8192" in held.clipboard)
+        await pilot.press("Y")
+        await data.wait(pilot, lambda: "Paris" in held.clipboard)
+
+
+async def test_no_model_and_a_checkpoint_say_what_to_do(app: Any, data: Any) -> None:
+    from phitui.tui.state import Hand
+
+    async with app.run_test() as pilot:
+        await pilot.press("4")
+        await data.wait(pilot, lambda: "Pick a GGUF under 1 Models" in data.shown(app))
+        app.take(Hand.of(data.checkpoint))
+        await data.wait(pilot, lambda: "make one under 2 Build" in data.shown(app))
+
+
+async def test_a_long_answer_is_followed_unless_the_person_scrolls(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat([f"line {n}\n\n" for n in range(60)])
+    async with held.run_test(size=(80, 24)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "long")
+        await data.wait(pilot, lambda: "line 59" in data.shown(held))
+        await pilot.press("escape", "home")
+        await data.wait(pilot, lambda: "long" in data.shown(held))
+        await ask_again(pilot, held, data)
+
+
+async def ask_again(pilot: Any, held: Any, data: Any) -> None:
+    """A new question brings the end into sight again."""
+    await pilot.press("enter")
+    await ask(pilot, "more")
+    await data.wait(pilot, lambda: len(held.screen.query(Markdown)) == 2)
+    await data.wait(pilot, lambda: data.shown(held).count("line 59") == 1 and "line 0" not in data.shown(held))
+
+
+async def test_a_big_paste_stays_in_the_message_line(held: Any, data: Any) -> None:
+    from textual import events
+
+    async with held.run_test(size=(80, 24)) as pilot:
+        await chatting(pilot, data)
+        held.screen.query_one("Composer").post_message(events.Paste("زیبا İstanbul 漢字 👍\n" * 10_000))
+        await data.wait(pilot, lambda: held.screen.query_one("Composer").document.line_count > 10_000)
+        assert held.screen.query_one("Composer").size.height <= 6
