@@ -70,7 +70,11 @@ class Converter(Offer, Protocol):
 
 
 class Encoder(Protocol):
-    """Encodes rows of one tensor. Called from several threads at once."""
+    """Encodes rows of one tensor. Called from several threads at once, with rows of one matrix (expert) at a time.
+
+    Where more than the plan decides the bytes (an importance matrix), give it an `identity: str`: an interrupted write
+    is only resumed by an encoder of the same identity.
+    """
 
     def __call__(self, tensor: PlannedTensor, first_row: int, rows: Any) -> Any:
         """`rows` is a C-contiguous float32 numpy array (rows, row length); returns a bytes-like of encoded rows."""
@@ -94,6 +98,43 @@ class Quantizer(Offer, Protocol):
 
     def encoder(self, plan: FilePlan, options: Any) -> Encoder:
         """The function that encodes this plan's rows. Raises UsageError if an imatrix is needed and missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImatrixSettings:
+    """How an importance matrix is collected. `context`: tokens per chunk; `chunks`: at most that many, None for all.
+
+    `layers` go to the GPU. `parse_special` takes spelled out special tokens of the text as such, `process_output`
+    includes output.weight. `dataset` is the name of the text, noted in the file.
+    """
+
+    context: int = 512
+    chunks: int | None = None
+    threads: int | None = None
+    layers: int = 0
+    parse_special: bool = False
+    process_output: bool = False
+    dataset: str = ""
+
+
+@runtime_checkable
+class ImatrixCollector(Protocol):
+    """A quantizer may also be one: it makes the importance matrices that its schemes need."""
+
+    @property
+    def calibration_text(self) -> Path:
+        """The text that is used where a person gives none."""
+        ...
+
+    def collect(
+        self, model: Path, text: str, out: Path, settings: ImatrixSettings, job: JobContext
+    ) -> Mapping[str, Any]:
+        """Run the text through the GGUF and write the matrix to `out`, replacing it; native code runs in this process.
+
+        Goes on by itself where a former, interrupted try with the same arguments stopped. Returns path, size (bytes),
+        seconds, chunks, resumed_chunks, tokens, entries and unused_experts ({tensor: [expert, ...]}).
+        """
         ...
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from phitui.domain.tensors import FilePlan, PlannedTensor
 
-COPY_BYTES = 32 << 20
-"""Bytes of one chunk that is only copied: about 10 ms."""
+COPY_BYTES = 8 << 20
+"""Bytes of one chunk that is only copied: a few ms, and below a second where a slow disk holds the writer back."""
 FLOAT_VALUES = 1 << 19
 """Values of one chunk that goes from float type to float type: 5 MiB of buffers."""
 ENCODE_VALUES = 1 << 18

@@ -178,8 +178,8 @@ class Partial:
 
     def discard(self) -> None:
         """Remove the file and its journal."""
-        self.path.unlink(missing_ok=True)
-        self.journal_path.unlink(missing_ok=True)
+        for path in (self.path, self.journal_path, self.journal_path.with_name(self.journal_path.name + ".new")):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         os.close(self.descriptor)
