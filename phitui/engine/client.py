@@ -16,15 +16,13 @@ from typing import IO, Any
 
 from phitui.domain.chat import Chunk, EngineSettings, Message, Sampling, SessionInfo, TextChunk
 from phitui.engine import protocol
+from phitui.engine.remains import death, new_log, tail
 from phitui.errors import Cancelled, EngineError
 
 STOP_PATIENCE = 2.0
 """Seconds an answer may go on after stop(); then the child is ended."""
 CLOSE_PATIENCE = 1.0
-KEPT_LOGS = 10
-TAIL_LINES = 15
 _TICK = 0.1
-_FATAL = "Fatal Python error"
 
 Progress = Callable[[float], None]
 
@@ -74,19 +72,19 @@ class EngineProcess:
         To cancel, raise Cancelled in `progress`, or call close(). Raises EngineError (or what the engine raised).
         """
         self._closed = False
-        self._asked, self._running, self._stop_deadline = False, None, None
+        self._settle()
         self._spawn()
         self._send(protocol.open_message(self.engine, str(self.model), self.settings))
         part = 0.0
         try:
             while True:
-                message = self._next()
-                if message is not None and message["event"] == "ready":
+                message = self._next() or {}
+                if message.get("event") == "ready":
                     self._info = protocol.info_of(message)
                     return self._info
-                if message is not None and message["event"] == "error":
+                if message.get("event") == "error":
                     raise protocol.error_of(message, self.log_tail())
-                part = message["part"] if message is not None and message["event"] == "progress" else part
+                part = message.get("part", part)
                 if progress:
                     progress(part)
         except BaseException:
@@ -127,18 +125,26 @@ class EngineProcess:
                 message = self._next()
                 if message is None or message.get("id") not in (number, None):
                     continue
-                finished = message["event"] in ("done", "error")
+                if message["event"] == "text":
+                    yield TextChunk(message["text"])
+                    continue
+                finished = True
+                self._settle()
                 if message["event"] == "error":
                     raise protocol.error_of(message, self.log_tail())
-                if message["event"] in ("text", "done"):
-                    yield TextChunk(message["text"]) if message["event"] == "text" else protocol.stats_of(message)
+                yield protocol.stats_of(message)
         except (GeneratorExit, KeyboardInterrupt):
             if not finished:
                 self._abandon(number)
             raise
         finally:
-            with self._state_lock:
-                self._asked, self._running, self._stop_deadline = False, None, None
+            if not finished:
+                self._settle()
+
+    def _settle(self) -> None:
+        """The answer is over: the next question may come, even if nobody takes the last chunk."""
+        with self._state_lock:
+            self._asked, self._running, self._stop_deadline = False, None, None
 
     def _abandon(self, number: int) -> None:
         """The caller lost interest: stop the answer and take what is left of it."""
@@ -156,21 +162,20 @@ class EngineProcess:
             if number is None or self._stop_deadline is not None:
                 return
             self._stop_deadline = time.monotonic() + STOP_PATIENCE
-        with contextlib.suppress(EngineError):
-            self._send({"op": "stop", "id": number})
+        with contextlib.suppress(EngineError, Cancelled):
+            self._send({"op": "stop", "id": number}, STOP_PATIENCE)
 
     def close(self, patience: float = CLOSE_PATIENCE) -> None:
         """End the child: asked first, after `patience` seconds killed. A start() or stream() under way is Cancelled."""
-        self._closed = True
-        process, lifeline = self._process, self._lifeline
+        with self._state_lock:
+            self._closed = True
+            process, lifeline = self._process, self._lifeline
+            self._process = self._lifeline = None
         if process is None:
             return
-        self._process = self._lifeline = None
         if patience > 0 and process.poll() is None:
-            with contextlib.suppress(OSError, ValueError), self._write_lock:
-                _pipe(process.stdin).write(protocol.encode({"op": "close"}))
-                _pipe(process.stdin).flush()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(EngineError, subprocess.TimeoutExpired):
+                self._write(process, {"op": "close"}, patience)
                 process.wait(patience)
         _kill(process)
         with contextlib.suppress(OSError):
@@ -213,16 +218,24 @@ class EngineProcess:
         self._process, self._lifeline, self._inbox = process, writing, inbox
         threading.Thread(target=_pump, args=(process, inbox), name="engine answers", daemon=True).start()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], patience: float = -1) -> None:
         process = self._process
         if process is None:
-            raise Cancelled if self._closed else EngineError("the engine is not started")
+            raise Cancelled
+        self._write(process, message, patience)
+
+    def _write(self, process: subprocess.Popen[bytes], message: dict[str, Any], patience: float) -> None:
+        """Send a message. A child that takes nothing for `patience` seconds is ended, which frees others that wait."""
+        if not self._write_lock.acquire(timeout=patience):
+            _kill(process)
+            raise self._death(process)
         try:
-            with self._write_lock:
-                _pipe(process.stdin).write(protocol.encode(message))
-                _pipe(process.stdin).flush()
+            _pipe(process.stdin).write(protocol.encode(message))
+            _pipe(process.stdin).flush()
         except (OSError, ValueError):
             raise self._death(process) from None
+        finally:
+            self._write_lock.release()
 
     def _next(self) -> dict[str, Any] | None:
         """The next message, or None after a tick without one. Raises EngineError if there will be none."""
@@ -288,61 +301,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(CLOSE_PATIENCE)
-
-
-_DEATHS = {
-    signal.SIGKILL: "killed, often because memory ran out",
-    signal.SIGABRT: "the native engine gave up",
-    signal.SIGSEGV: "a memory fault in native code",
-    signal.SIGBUS: "a bus error; is the model file still whole?",
-    signal.SIGILL: "this CPU lacks an instruction the engine was compiled for",
-    signal.SIGTERM: "it was asked to end",
-}
-_HINTS = {
-    signal.SIGKILL: "restart it to go on; if it is killed again, use fewer layers or a smaller context",
-    signal.SIGABRT: "restart it to go on; its last lines say why: fewer layers or a smaller context need less memory",
-    signal.SIGILL: "see phitui doctor for the command that compiles the engine for this machine",
-}
-
-
-def death(code: int) -> tuple[str, str]:
-    """The reason and the hint for an exit code; negative ones are signals."""
-    again = "restart it to go on; the messages so far are kept"
-    if code >= 0:
-        return f"it exited with code {code}", again
-    try:
-        number = signal.Signals(-code)
-    except ValueError:
-        return f"signal {-code}", again
-    meaning = _DEATHS.get(number, "")
-    return f"{number.name} ({meaning})" if meaning else number.name, _HINTS.get(number, again)
-
-
-def new_log(folder: Path, engine: str) -> Path:
-    """A new, private log file; the oldest ones go."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    logs = sorted(folder.glob("*.log"))
-    for old in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
-        with contextlib.suppress(OSError):
-            old.unlink()
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09}-{os.getpid()}-{engine}.log"
-    path.touch(mode=0o600, exist_ok=False)
-    return path
-
-
-def tail(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log, without what a terminal would obey."""
-    from phitui.domain.text import visible
-
-    try:
-        with log.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 16_384))
-            text = stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    at = text.find(_FATAL)  # the interpreter's stacks after that line would hide the native last words
-    if at >= 0:
-        text = text[: text.find("\n", at)]
-    shown = text.rstrip().splitlines()[-lines:]
-    return visible("\n".join(shown), keep="\n\t")

@@ -177,6 +177,31 @@ def test_a_child_that_does_not_close_is_killed(chat: Chat) -> None:
     assert gone(pid)
 
 
+def test_a_question_that_the_engine_does_not_take(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pipe is full and it is stuck: neither stop() nor close() may hang with it."""
+    monkeypatch.setattr(client, "STOP_PATIENCE", 0.3)
+    assert chat.process.pid
+    os.kill(chat.process.pid, signal.SIGSTOP)
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            list(chat.ask("say " + "x" * 1_000_000))
+        except EngineError as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    chat.stop()
+    asking.join(10)
+    assert time.monotonic() - began < 3
+    assert errors and "SIGKILL" in str(errors[0])
+    chat.restart()
+    assert text_of(chat, "say alive") == "alive"
+
+
 def test_a_dead_engine_says_so_at_once(chat: Chat) -> None:
     assert chat.process.pid
     os.kill(chat.process.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ import pytest
 
 from phitui.actions.chat import Chat
 from phitui.domain.chat import ChatStats, EngineSettings, Message, Sampling, TextChunk
-from phitui.engine import client
+from phitui.engine import client, remains
 from phitui.engine.client import EngineProcess
 from phitui.errors import Cancelled, EngineError, InvalidFile, PhituiError, UsageError
 from phitui.testing.engine import install
@@ -95,9 +95,9 @@ def test_prints_go_to_the_log(make: Make) -> None:
 
 
 def test_only_some_logs_are_kept(tmp_path: Path) -> None:
-    for _ in range(client.KEPT_LOGS + 5):
-        client.new_log(tmp_path / "logs", "fake")
-    assert len(list((tmp_path / "logs").iterdir())) == client.KEPT_LOGS
+    for _ in range(remains.KEPT_LOGS + 5):
+        remains.new_log(tmp_path / "logs", "fake")
+    assert len(list((tmp_path / "logs").iterdir())) == remains.KEPT_LOGS
 
 
 def test_stop_from_another_thread(make: Make) -> None:
@@ -160,6 +160,15 @@ def test_an_untouched_iterator_blocks_nothing(make: Make, monkeypatch: pytest.Mo
     time.sleep(0.1)
     monkeypatch.setattr(client, "STOP_PATIENCE", 2)
     assert isinstance(list(late)[-1], ChatStats)  # the patience counts from when it was asked
+
+
+def test_the_last_chunk_frees_the_engine(make: Make) -> None:
+    process = make()
+    process.start()
+    stream = process.stream([Message("user", "say one")], Sampling())
+    while not isinstance(next(stream), ChatStats):
+        pass
+    assert ask(process, "say two")[0] == "two"  # though `stream` was never exhausted
 
 
 @pytest.mark.parametrize(("command", "kind", "words"), [("error", PhituiError, "oh"), ("raise", EngineError, "oh")])
