@@ -59,7 +59,7 @@ class Build(Place):
         super().__init__()
         self._rows: dict[str, SchemeRow] = {}
         self._plans: dict[str, FilePlan | PhituiError] = {}
-        self._source = ""
+        self._source: str | None = None
         self._job: str = ""
 
     def body(self) -> Iterator[Widget]:
@@ -99,6 +99,7 @@ class Build(Place):
         self.act(lambda: self.app.door.schemes(hand.path), self._arrived, group="schemes", otherwise=self._refused)
 
     def _arrived(self, rows: Sequence[SchemeRow]) -> None:
+        self.call_after_refresh(self.refresh_bindings)
         self._rows = {row.scheme.name: row for row in rows}
         self.query_one(Table).show([self._row(row) for row in rows], "no quantizer plugin is available: see 7 Machine")
         if "Q4_K_M" in self._rows and not self.query_one(Table).cursor:
@@ -177,7 +178,7 @@ class Build(Place):
                 self.app.show_error(error)
 
         self.act(
-            lambda: self.app.door.start_build(source, scheme, out, overwrite=overwrite),
+            lambda: self.app.door.start_build(source or "", scheme, out, overwrite=overwrite),
             self._started,
             group="start",
             otherwise=refused,
@@ -199,7 +200,7 @@ class Build(Place):
             self.app.push_screen(prompt, lambda out: self.action_build(out) if out else None)
 
     def _default_out(self) -> str:
-        name = Path(self._source).name.removesuffix(".gguf")
+        name = Path(self._source or "").name.removesuffix(".gguf")
         return str(self.app.door.models_dir() / f"{name}.{self.query_one(Table).current}.gguf")
 
     def _started(self, job: Any) -> None:
@@ -221,6 +222,8 @@ class Build(Place):
             self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("build", "out"):
+            return bool(self._rows)
         if action in ("take", "cancel"):
             job = self._current_job() if self.is_mounted else None
             return job is not None and (job.live if action == "cancel" else job.state == "done")
