@@ -22,6 +22,7 @@ COMMANDS = {
     "pull": "download a checkpoint or GGUF from the Hub",
     "build": "convert and quantize in one pass",
     "schemes": "quantization schemes; with a source, exact sizes",
+    "eval": "quality and speed of a model, measured",
     "plan": "which layers fit where",
     "chat": "talk to a model",
     "export": "write files for Ollama and other programs",
