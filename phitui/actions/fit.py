@@ -44,7 +44,7 @@ def fits(ctx: Context, plans: Sequence[FilePlan]) -> list[Fit | None]:
         return [None] * len(plans)
     try:
         machine, facts = devices(ctx), facts_of(whole)
-    except PhituiError:
+    except (PhituiError, OSError):
         return [None] * len(plans)
     return [_fit(plan, facts, machine) for plan in plans]
 

@@ -54,18 +54,18 @@ def ask(
 
     `imatrix` are the names of tensors with importance data and their counts of values.
     """
-    with tempfile.TemporaryDirectory(prefix="phitui-plan-") as folder:
-        model, probe = Path(folder, "model.gguf"), Path(folder, "probe.gguf")
-        _write_header(model, source.metadata, place([(t, start_type(t), None) for t in source.tensors]))
-        _write_header(probe, source.metadata, place([(_probe_tensor(), TensorType.F32, None)]))
-        request = {
-            "model": str(model),
-            "probe": str(probe),
-            "schemes": schemes,
-            "options": dict(options),
-            "imatrix": imatrix,
-        }
-        reply = _child(request)
+    try:
+        with tempfile.TemporaryDirectory(prefix="phitui-plan-") as folder:
+            model, probe = Path(folder, "model.gguf"), Path(folder, "probe.gguf")
+            _write_header(model, source.metadata, place([(t, start_type(t), None) for t in source.tensors]))
+            _write_header(probe, source.metadata, place([(_probe_tensor(), TensorType.F32, None)]))
+            files = {"model": str(model), "probe": str(probe)}
+            reply = _child(files | {"schemes": schemes, "options": dict(options), "imatrix": imatrix})
+    except OSError as error:
+        raise PhituiError(
+            f"cannot ask llama.cpp for tensor types: {error}",
+            f"planning writes a header of a few KiB below {tempfile.gettempdir()}; TMPDIR=DIR names another place",
+        ) from None
     names = {tensor.name for tensor in source.tensors}
     return {name: _answer(name, answer, names) for name, answer in reply["schemes"].items()}
 
