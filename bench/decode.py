@@ -3,7 +3,8 @@
     python bench/decode.py MODEL.gguf --llama-bench PATH [--threads 2] [--tokens 128] [--pairs 5]
 
 llama-bench feeds random tokens and samples nothing; the engine samples greedily, makes text of each token and sends it
-to another process. Its first answer warms the model up and is not counted. The second table shows a next turn.
+to another process. Its first answer warms the model up and is not counted. "best" compares the best run of each, which
+other work on the machine disturbed least. The second table shows next turns.
 """
 
 from __future__ import annotations
@@ -39,13 +40,10 @@ def main() -> None:
             turns = conversation(engine)
         finally:
             engine.close()
-    print(f"\n{options.model.name}, {options.threads} threads, {options.tokens} tokens, tokens per second\n")
-    print("| pair | llama-bench tg | phitui chat engine | ratio |\n|---|---|---|---|")
-    for number, (peer, own) in enumerate(rows, 1):
-        print(f"| {number} | {peer:.1f} | {own:.1f} | {own / peer:.3f} |")
     peers, owns = zip(*rows, strict=True)
     ratio = statistics.median(own / peer for peer, own in rows)
     print(f"| median | {statistics.median(peers):.1f} | {statistics.median(owns):.1f} | {ratio:.3f} |")
+    print(f"| best | {max(peers):.1f} | {max(owns):.1f} | {max(owns) / max(peers):.3f} |")
     print("\n| turn | tokens in the prompt | evaluated |\n|---|---|---|")
     for number, stats in enumerate(turns, 1):
         print(f"| {number} | {stats.prompt_tokens} | {stats.evaluated_tokens} |")
@@ -54,12 +52,18 @@ def main() -> None:
 def compare(engine: EngineProcess, options: argparse.Namespace) -> list[tuple[float, float]]:
     """(llama-bench, engine) tokens per second of each pair; who goes first alternates."""
     answer(engine, [Message("user", QUESTION)], 16)
+    print(f"{options.model.name}, {options.threads} threads, {options.tokens} tokens, tokens per second\n")
+    print("| pair | llama-bench tg | phitui chat engine | ratio |\n|---|---|---|---|")
     rows = []
     for number in range(options.pairs):
         speeds = {}
         for which in ("peer", "own") if number % 2 == 0 else ("own", "peer"):
             speeds[which] = peer(options) if which == "peer" else own(engine, options.tokens)
         rows.append((speeds["peer"], speeds["own"]))
+        print(
+            f"| {number + 1} | {speeds['peer']:.1f} | {speeds['own']:.1f} | {speeds['own'] / speeds['peer']:.3f} |",
+            flush=True,
+        )
     return rows
 
 
