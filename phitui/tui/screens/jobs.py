@@ -21,7 +21,7 @@ from phitui.tui.widgets.jobline import part_done, speed, state_of
 from phitui.tui.widgets.page import Page, Part, facts
 from phitui.tui.widgets.table import Column, Row, Table
 
-COLUMNS = (Column("state", 14), Column("work"), Column("", 24, above=52), Column("began", 10))
+COLUMNS = (Column("state", 14), Column("work"), Column("", 17, above=52), Column("began", 10))
 LOG_BYTES = 16_000
 LOG_PERIOD = 0.7
 """Seconds between two readings of a running job's log."""
@@ -67,7 +67,7 @@ class Jobs(Place):
     @staticmethod
     def _row(job: Any) -> Row:
         if job.live:
-            how_far = part_done(job, 16)
+            how_far = part_done(job, 10)
         elif job.started and job.finished:
             how_far = styled(f"in {show.duration(job.finished - job.started)}", "$muted")
         else:

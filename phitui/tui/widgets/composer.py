@@ -18,9 +18,10 @@ class Composer(TextArea):
     ]
     DEFAULT_CSS = """
     Composer {
-        height: auto; min-height: 1; max-height: 6; padding: 0 1; background: $panel; border: none;
+        height: auto; min-height: 1; max-height: 6; padding: 0 1; background: $panel;
+        border: none; border-left: outer $border;
         scrollbar-size-vertical: 1;
-        &:focus { background: $panel; }
+        &:focus { background: $panel; border: none; border-left: outer $accent; }
     }
     """
 
@@ -32,7 +33,7 @@ class Composer(TextArea):
             self.text = text
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(soft_wrap=True, show_line_numbers=False, highlight_cursor_line=False, compact=True, **kwargs)
+        super().__init__(soft_wrap=True, show_line_numbers=False, highlight_cursor_line=False, **kwargs)
         self.cursor_blink = False
 
     async def _on_key(self, event: Key) -> None:
