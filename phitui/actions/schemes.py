@@ -53,6 +53,9 @@ def find_scheme(ctx: Context, name: str) -> tuple[Quantizer, Scheme]:
             raise Unavailable(f"there is no scheme {wanted}: {here}, since {state.reason}", state.hint)
     near = difflib.get_close_matches(wanted, known, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}? phitui schemes lists all" if near else "phitui schemes lists all"
+    failed = sorted({failure.plugin for failure in ctx.registry.failures})
+    if failed:
+        hint += f"; {', '.join(failed)} failed to load, phitui plugins says why"
     raise UsageError(f"there is no scheme {name!r}", hint)
 
 

@@ -23,7 +23,7 @@ from phitui.domain.tensors import FilePlan, InlineExtent, Source, SourceTensor, 
 from phitui.errors import InvalidFile, PhituiError, Unavailable, UnsupportedModel, UsageError
 from phitui.gguf.header import file_size
 from phitui.gguf.writer import write_gguf
-from phitui.plugins import Registry
+from phitui.plugins import Failure, Registry
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,12 @@ class TestSchemes:
             schemes.find_scheme(ctx, "Q4_K_M")
         assert caught.value.hint == "pip install x"
         assert schemes.missing_quantizers(ctx) == [("Halves", "x is not installed", "pip install x")]
+
+    def test_a_plugin_that_failed_is_named(self, ctx: Context) -> None:
+        ctx.registry.failures.append(Failure("numbers", "import", "ImportError: x"))
+        with pytest.raises(UsageError) as caught:
+            schemes.find_scheme(ctx, "Q9_X")
+        assert "numbers failed to load, phitui plugins says why" in caught.value.hint
 
     def test_table_without_a_source(self, ctx: Context) -> None:
         rows = schemes.scheme_table(ctx, None)
