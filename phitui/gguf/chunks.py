@@ -10,8 +10,8 @@ from phitui.domain.tensors import FilePlan, PlannedTensor
 
 COPY_BYTES = 8 << 20
 """Bytes of one chunk that is only copied: a few ms, and below a second where a slow disk holds the writer back."""
-FLOAT_VALUES = 1 << 19
-"""Values of one chunk that goes from float type to float type: 5 MiB of buffers."""
+FLOAT_VALUES = 1 << 18
+"""Values of one chunk that goes from float type to float type: 1 MiB of buffers, which stays in the cache of a core."""
 ENCODE_VALUES = 1 << 18
 """Values of one chunk for an encoder: 30 ms for a K-quant, well below half a second for the slowest IQ type."""
 
