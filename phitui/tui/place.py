@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -72,7 +73,8 @@ class Place(Screen[None]):
             if self._generations.get(group) == generation and self.is_attached:
                 self.post_message(message)
 
-        threading.Thread(target=run, name=f"{self.NAME}:{group}", daemon=True).start()
+        context = contextvars.copy_context()  # so that self.app is known in the thread
+        threading.Thread(target=context.run, args=(run,), name=f"{self.NAME}:{group}", daemon=True).start()
 
     def void(self, group: str) -> int:
         """Make results of this group that are still to come void; returns the number of the new generation."""
