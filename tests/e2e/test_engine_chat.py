@@ -41,7 +41,7 @@ def phitui(*arguments: str, text: str | None = None, **more: str) -> subprocess.
         input=text,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env=os.environ | more,
     )
@@ -97,7 +97,7 @@ def test_broken_pipe_leaves_nothing_behind(endless: str) -> None:
     assert process.stdout
     process.stdout.read(20)
     process.stdout.close()
-    assert process.wait(20) == 1
+    assert process.wait(60) == 1
 
 
 def test_an_interrupted_question(endless: str) -> None:
@@ -109,7 +109,7 @@ def test_an_interrupted_question(endless: str) -> None:
     assert process.stdout and process.stderr
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in errors
 
@@ -150,7 +150,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.descriptor, text.encode())
 
-    def expect(self, text: str, seconds: float = 20) -> str:
+    def expect(self, text: str, seconds: float = 60) -> str:
         """What came until and with `text`."""
         end = time.monotonic() + seconds
         while text.encode() not in self.output:

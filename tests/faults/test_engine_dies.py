@@ -159,7 +159,7 @@ def test_the_child_dies_with_its_parent(
     parent.send_signal(number)
     parent.wait()
     parent.stdout.close()
-    wait_until(lambda: gone(pid), 3)
+    wait_until(lambda: gone(pid), 15)
 
 
 def test_a_child_that_does_not_close_is_killed(chat: Chat) -> None:
@@ -173,7 +173,7 @@ def test_a_child_that_does_not_close_is_killed(chat: Chat) -> None:
     with pytest.raises((Cancelled, EngineError)):
         list(answer)
     closing.join()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert gone(pid)
 
 
@@ -196,7 +196,7 @@ def test_a_question_that_the_engine_does_not_take(chat: Chat, monkeypatch: pytes
     began = time.monotonic()
     chat.stop()
     asking.join(10)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert errors and "SIGKILL" in str(errors[0])
     chat.restart()
     assert text_of(chat, "say alive") == "alive"

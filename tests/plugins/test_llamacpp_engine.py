@@ -193,7 +193,7 @@ def test_stop_while_generating(load: Load, tmp_path: Path) -> None:
     chat.stop()
     began = time.monotonic()
     rest = list(answer)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     stats = rest[-1]
     assert isinstance(stats, ChatStats)
     assert stats.finish_reason == "cancelled"
@@ -214,7 +214,7 @@ def test_stop_while_reading_the_prompt(load: Load, tmp_path: Path) -> None:
     threading.Timer(0.6, chat.stop).start()
     began = time.monotonic()
     text, stats = ask(chat, "a" * 30_000)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert (text, stats.finish_reason, stats.completion_tokens) == ("", "cancelled", 0)
     assert stats.evaluated_tokens == stats.context_used < stats.prompt_tokens
     assert chat.messages == []
@@ -371,7 +371,7 @@ def worker(wait_until: Callable[..., None]) -> Iterator[tuple[str, subprocess.Po
             return trial.connect_ex(("127.0.0.1", int(endpoint.split(":")[1]))) == 0
 
     try:
-        wait_until(listening)
+        wait_until(listening, 60)
         yield endpoint, server
     finally:
         server.kill()

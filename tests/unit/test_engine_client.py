@@ -111,7 +111,7 @@ def test_stop_from_another_thread(make: Make) -> None:
     stats = list(stream)[-1]
     assert isinstance(stats, ChatStats)
     assert stats.finish_reason == "cancelled"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < client.STOP_PATIENCE + 1
     assert ask(process, "say still here")[0] == "still here"
 
 
@@ -133,7 +133,7 @@ def test_leaving_the_loop_stops_the_answer(make: Make) -> None:
     next(stream)
     began = time.monotonic()
     stream.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < client.STOP_PATIENCE + 1
     assert ask(process, "say next")[0] == "next"
 
 
@@ -209,7 +209,7 @@ def test_cancel_while_loading(make: Make) -> None:
     began = time.monotonic()
     with pytest.raises(Cancelled):
         process.start(cancel)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert not process.alive
 
 
