@@ -30,6 +30,14 @@ class Chunk:
     start: int
     length: int
 
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Where the chunk's values begin in the tensor as its source stores it, and how many bytes they are."""
+        if self.kind == "copy":
+            return self.start, self.length
+        row_bytes = self.tensor.source.stored.row_bytes(self.tensor.shape[0])
+        return self.first_row * row_bytes, self.rows * row_bytes
+
 
 def kind_of(tensor: PlannedTensor) -> Kind:
     """How the bytes of a tensor come about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,16 @@ class SourceFiles:
                 start = 0
             else:
                 start -= extent.length
+
+    def prefetch(self, tensor: SourceTensor, start: int, length: int) -> None:
+        """Let the kernel start to read these bytes of the tensor from the disk, if it can be told to."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for extent, offset, count in self.segments(tensor, start, length):
+            if isinstance(extent, FileExtent):
+                with contextlib.suppress(OSError):
+                    where = extent.offset + offset
+                    os.posix_fadvise(self._descriptors[extent.path], where, count, os.POSIX_FADV_WILLNEED)
 
     def read(self, tensor: SourceTensor, start: int, target: memoryview) -> None:
         """Fill `target` with the bytes of the tensor from `start` on. Raises InvalidFile where they cannot be read."""

@@ -6,6 +6,7 @@ the quantizer. Memory is a few MiB per thread at any size of model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -30,6 +31,8 @@ from phitui.gguf.reading import SourceChanged, SourceFiles
 MAX_THREADS = 32
 SYNC_SECONDS = 30.0
 """How much work a power failure can cost, at most."""
+AHEAD = 8
+"""How many chunks before its turn a chunk is asked for from the disk."""
 _POLL_SECONDS = 0.1
 _FALLBACK_BYTES = 1 << 20
 
@@ -174,6 +177,7 @@ class _Write:
                 chunk = self.queue.popleft()
             except IndexError:
                 return
+            self._prefetch()
             self._do(chunk)
             try:
                 self.journal.done(chunk.number)
@@ -181,6 +185,12 @@ class _Write:
                 raise self._journal_error(error) from None
             with self._count:
                 self.done += chunk.length
+
+    def _prefetch(self) -> None:
+        """Several threads read by turns, which the kernel takes for random access: say what is read soon."""
+        with contextlib.suppress(IndexError):
+            chunk = self.queue[AHEAD]
+            self.sources.prefetch(chunk.tensor.source, *chunk.stored)
 
     def _do(self, chunk: Chunk) -> None:
         target = len(self.header) + chunk.tensor.offset + chunk.start
@@ -193,9 +203,9 @@ class _Write:
         from phitui.gguf import floats
 
         source, width = chunk.tensor.source, chunk.tensor.shape[0]
-        row_bytes = source.stored.row_bytes(width)
-        raw = self._buffer(chunk.rows * row_bytes)
-        self.sources.read(source, chunk.first_row * row_bytes, raw)
+        start, length = chunk.stored
+        raw = self._buffer(length)
+        self.sources.read(source, start, raw)
         if chunk.kind == "float":
             return floats.convert(raw, source.stored, chunk.tensor.type)
         values = floats.widen(raw, source.stored)
