@@ -135,7 +135,7 @@ def open_chat(context: Context, request: ChatRequest, progress: Progress | None 
 
 def _settings(context: Context, request: ChatRequest, model: Path) -> EngineSettings:
     """The settings for the engine: what the plan says, where the request leaves it open."""
-    from phitui.actions.plan import plan
+    from phitui.actions.plan import plan, release
     from phitui.domain.offload import PlanRequest
 
     found = plan(
@@ -149,6 +149,7 @@ def _settings(context: Context, request: ChatRequest, model: Path) -> EngineSett
             rpc=request.rpc,
         ),
     )
+    release(context)  # a probe that stays alive would keep its GPU context beside the model's
     if not found.fits and not request.force:
         raise _does_not_fit(found)
     return EngineSettings(
