@@ -92,7 +92,7 @@ class PhituiApp(App[None]):
         Binding("q", "leave", "quit"),
     ]
     CSS = """
-    Screen { background: $background; color: $foreground; }
+    Place { background: $background; color: $foreground; }
     Toast { background: $panel; padding: 0 1; }
     """
 

@@ -83,6 +83,7 @@ class Conversation:
         with self._lock:
             try:
                 chat = self._ready(turn, model, settings, restart)
+                self._post(Loading(turn, None))
                 stats = self._stream(turn, chat, text)
                 last: Posted = AnswerDone(turn, stats)
             except Cancelled:

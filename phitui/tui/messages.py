@@ -60,9 +60,9 @@ class AnswerText(Message, bubble=False):
 
 
 class Loading(Message, bubble=False):
-    """The model of a turn is being loaded; `part` is 0 to 1."""
+    """The model of a turn is being loaded; `part` is 0 to 1, None once it is loaded."""
 
-    def __init__(self, turn: int, part: float) -> None:
+    def __init__(self, turn: int, part: float | None) -> None:
         super().__init__()
         self.turn = turn
         self.part = part

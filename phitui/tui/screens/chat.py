@@ -22,6 +22,9 @@ from phitui.tui.text import lines, styled
 from phitui.tui.widgets.composer import Composer
 from phitui.tui.widgets.transcript import Answer, Note, Question, Transcript
 
+LOG_LINES = 6
+"""Lines of the engine's log that are shown when it died."""
+
 
 class Chat(Place):
     NAME = "chat"
@@ -133,34 +136,28 @@ class Chat(Place):
         await self._answer.append(message.text)
         self.call_after_refresh(self.query_one(Transcript).reveal, self._answer)
 
-    def on_answer_done(self, message: AnswerDone) -> None:
+    async def on_answer_done(self, message: AnswerDone) -> None:
         if message.turn != self.talk.turn:
             return
         self._stats, self._loading = message.stats, None
         if message.stats is None and not self._text:
-            self._note("stopped before the answer began")
+            await self._note("stopped before the answer began")
         self._show_state()
         self.refresh_bindings()
 
-    def on_answer_failed(self, message: AnswerFailed) -> None:
+    async def on_answer_failed(self, message: AnswerFailed) -> None:
         if message.turn != self.talk.turn:
             return
         self._failed, self._loading = message.error, None
-        error = message.error
-        parts: list[Content | str] = [styled(error.message, "$error bold")]
-        if isinstance(error, EngineError) and error.log_tail:
-            parts.append(lines([error.log_tail]).stylize("$muted"))
-        parts += [styled(error.hint, "$muted")] if error.hint else []
-        parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
-        self._note(lines(parts), error=True)
+        await self._note(_explained(message.error), error=True)
         self.query_one(Transcript).focus()
         self._show_state()
         self.refresh_bindings()
 
-    def _note(self, content: Content | str, *, error: bool = False) -> None:
+    async def _note(self, content: Content | str, *, error: bool = False) -> None:
         note = Note(content, markup=False, classes="-error" if error else "")
         said = self.query_one(Transcript)
-        said.mount(note, before=".room")
+        await said.mount(note, before=".room")
         said.following = True
         self.call_after_refresh(said.reveal, note)
 
@@ -234,6 +231,17 @@ class Chat(Place):
             if self.app.settings.get(name) is not None:
                 parts += [flag, str(self.app.settings[name])]
         return shlex.join(parts + (["-p", self._question] if self._question else []))
+
+
+def _explained(error: PhituiError) -> Content:
+    """What happened, what to do, and the end of the engine's log."""
+    parts: list[Content | str] = [styled(error.message, "$error bold")]
+    parts += [styled(error.hint)] if error.hint else []
+    parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
+    if isinstance(error, EngineError) and error.log_tail:
+        tail = error.log_tail.splitlines()[-LOG_LINES:]
+        parts += ["", lines(tail).stylize("$muted")]
+    return lines(parts)
 
 
 def _figures(stats: ChatStats, width: int) -> Content:

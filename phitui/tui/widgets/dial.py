@@ -20,14 +20,14 @@ class Dial(Widget, can_focus=True):
 
     ALLOW_SELECT = False
     BINDINGS: ClassVar = [
-        Binding("left,h,minus", "step(-1)", "less", show=False),
-        Binding("right,l,plus,space", "step(1)", "more", show=False),
-        Binding("pageup,shift+right", "leap(1)", "much more", show=False),
-        Binding("pagedown,shift+left", "leap(-1)", "much less", show=False),
-        Binding("home", "edge(0)", "least", show=False),
-        Binding("end", "edge(1)", "most", show=False),
-        Binding("up", "app.focus_previous", "field above", show=False),
-        Binding("down", "app.focus_next", "field below", show=False),
+        Binding("left,h,minus", "step(-1)", "change; also page keys, home, end", show=False),
+        Binding("right,l,plus,space", "step(1)", show=False),
+        Binding("pageup,shift+right", "leap(1)", show=False),
+        Binding("pagedown,shift+left", "leap(-1)", show=False),
+        Binding("home", "edge(0)", show=False),
+        Binding("end", "edge(1)", show=False),
+        Binding("up", "app.focus_previous", "another setting; also down", show=False),
+        Binding("down", "app.focus_next", show=False),
     ]
     DEFAULT_CSS = """
     Dial { height: 1; padding: 0 1; background: transparent; }

@@ -58,7 +58,7 @@ class Help(ModalScreen[None]):
 
     DEFAULT_CSS = (
         _CSS.format(name="Help")
-        + "Help > Vertical { width: 72; }\nHelp VerticalScroll { height: auto; max-height: 1fr; }"
+        + "Help > Vertical { width: 72; }\nHelp VerticalScroll { height: auto; max-height: 70vh; scrollbar-size-vertical: 1; }"
     )
     BINDINGS: ClassVar = [Binding("escape,enter,q,question_mark", "dismiss", "close")]
 
@@ -67,7 +67,7 @@ class Help(ModalScreen[None]):
         self._title, self._about, self._bindings_shown = title, about, bindings
 
     def compose(self) -> ComposeResult:
-        rows = [styled(key.rjust(12), "$accent bold") + "  " + styled(text) for key, text in self._bindings_shown]
+        rows = [styled(key.rjust(9), "$accent bold") + "  " + styled(text) for key, text in self._bindings_shown]
         with Vertical() as window:
             window.border_title = self._title
             with VerticalScroll():
@@ -81,7 +81,7 @@ class ErrorWindow(ModalScreen[None]):
     DEFAULT_CSS = (
         _CSS.format(name="ErrorWindow")
         + "ErrorWindow > Vertical { width: 76; border: round $error; border-title-color: $error; }\n"
-        + "ErrorWindow VerticalScroll { height: auto; max-height: 1fr; }"
+        + "ErrorWindow VerticalScroll { height: auto; max-height: 70vh; scrollbar-size-vertical: 1; }"
     )
     BINDINGS: ClassVar = [Binding("escape,enter,q", "dismiss", "close")]
 

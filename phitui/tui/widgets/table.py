@@ -48,12 +48,12 @@ class Table(ScrollView, can_focus=True):
 
     ALLOW_SELECT = False
     BINDINGS: ClassVar = [
-        Binding("up,k", "move(-1)", "up", show=False),
-        Binding("down,j", "move(1)", "down", show=False),
-        Binding("pageup", "page(-1)", "page up", show=False),
-        Binding("pagedown", "page(1)", "page down", show=False),
-        Binding("home", "edge(-1)", "first", show=False),
-        Binding("end", "edge(1)", "last", show=False),
+        Binding("up,k", "move(-1)", "move; also down, page keys, home, end", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("home", "edge(-1)", show=False),
+        Binding("end", "edge(1)", show=False),
         Binding("enter", "select", "select", show=False),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--title", "table--heading", "table--cursor"}
