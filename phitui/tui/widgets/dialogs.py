@@ -58,7 +58,8 @@ class Help(ModalScreen[None]):
 
     DEFAULT_CSS = (
         _CSS.format(name="Help")
-        + "Help > Vertical { width: 72; }\nHelp VerticalScroll { height: auto; max-height: 70vh; scrollbar-size-vertical: 1; }"
+        + "Help > Vertical { width: 72; }\n"
+        + "Help VerticalScroll { height: auto; max-height: 70vh; scrollbar-size-vertical: 1; }"
     )
     BINDINGS: ClassVar = [Binding("escape,enter,q,question_mark", "dismiss", "close")]
 

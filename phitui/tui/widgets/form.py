@@ -43,7 +43,7 @@ class Form(VerticalScroll, can_focus=False):
 
     DEFAULT_CSS = """
     Form { height: 1fr; scrollbar-size-vertical: 1; padding: 0; }
-    Form Horizontal { height: 1; padding: 0 1; }
+    Form Horizontal { height: 1; padding: 0 1 0 3; }
     Form .-advanced { display: none; }
     Form.-all .-advanced { display: block; }
     Form Label { width: 15; color: $muted; }
