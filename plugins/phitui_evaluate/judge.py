@@ -43,10 +43,15 @@ def judge(model: Path, options: JudgeOptions, job: JobContext) -> Measures:
     if options.reference is not None:
         require_same_vocabulary(model, options.reference)
     threads = options.threads or default_threads()
-    context = max(options.ctx, PROMPT) if options.speed else options.ctx
+    setup = {
+        "context": max(options.ctx, PROMPT) if options.speed else options.ctx,
+        "outputs": min(BATCH, scored(options.ctx)),
+        "threads": threads,
+        "layers": options.layers,
+    }
     with contextlib.ExitStack() as stack:
         paths = [model] if options.reference is None else [model, options.reference]
-        workers = [stack.enter_context(Worker(path, context, threads, options.layers, job.check)) for path in paths]
+        workers = [stack.enter_context(Worker(path, setup, job.check)) for path in paths]
         for worker in workers:
             worker.wait_loaded(lambda _: job.progress(0, 0, "loading"))
         tokens = make_tokens(workers, reading, job)
@@ -79,7 +84,7 @@ class Run:
         self._workers, self._chunks, self._options, self._job = workers, chunks, options, job
         self._first = options.ctx // 2
         self._columns = 1 if len(workers) == 1 else 4
-        self._rows = options.ctx - 1 - self._first
+        self._rows = scored(options.ctx)
         self.journal = Journal(options.journal, identity, self._rows, self._columns)
         self.done = 0
 
@@ -201,6 +206,11 @@ def make_tokens(workers: Sequence[Worker], reading: text.Text, job: JobContext) 
     if len(found) > 1 and found[0] != found[1]:
         job.note("the two models split the text into different tokens; the reference's are used")
     return found[-1]
+
+
+def scored(context: int) -> int:
+    """How many tokens of a chunk are scored: all of the second half but the last, which nothing follows."""
+    return context - 1 - context // 2
 
 
 def split(tokens: Sequence[int], options: JudgeOptions, name: str) -> list[Sequence[int]]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,26 @@ class Log:
         return "; ".join(self._complaints) or "it does not say why"
 
 
-class Model:
-    """A loaded model and a context for one sequence of `context` tokens."""
+@dataclass(frozen=True)
+class Setup:
+    """What a worker loads: `context` tokens of one text, logits for at most `outputs` of them at once."""
 
-    def __init__(self, path: Path, context: int, threads: int, layers: int, progress: Callable[[float], None]) -> None:
+    model: str
+    context: int
+    outputs: int
+    threads: int
+    layers: int
+
+
+class Model:
+    """A loaded model and a context for one sequence of tokens."""
+
+    def __init__(self, setup: Setup, progress: Callable[[float], None]) -> None:
         self._log = Log()
         lib.llama_backend_init()
-        self._model: Any = self._load(path, layers, progress)
+        self._model: Any = self._load(Path(setup.model), setup.layers, progress)
         self._vocab = lib.llama_model_get_vocab(self._model)
-        self._context: Any = self._make_context(context, threads)
+        self._context: Any = self._make_context(setup)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(BATCH, 0, 1)
         self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
@@ -74,17 +86,20 @@ class Model:
             )
         return model
 
-    def _make_context(self, context: int, threads: int) -> Any:
+    def _make_context(self, setup: Setup) -> Any:
         parameters = lib.llama_context_default_params()
-        parameters.n_ctx = context
+        parameters.n_ctx = setup.context
         parameters.n_batch = parameters.n_ubatch = BATCH
         parameters.n_seq_max = 1
-        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.n_outputs_max = (
+            setup.outputs
+        )  # a compute buffer for fewer rows of logits: 200 MiB less at 200k tokens
+        parameters.n_threads = parameters.n_threads_batch = setup.threads
         parameters.no_perf = True
         made = lib.llama_init_from_model(self._model, parameters)
         if not made:
             raise EngineError(
-                f"llama.cpp cannot make a context of {context} tokens: {self._log.why()}",
+                f"llama.cpp cannot make a context of {setup.context} tokens: {self._log.why()}",
                 "try a smaller --ctx or fewer --layers",
             )
         return made

@@ -24,15 +24,17 @@ _SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, Linux
 
 
 class Worker:
-    """One model in a child process. `check` is called while waiting, and raises to stop waiting."""
+    """One model in a child process. `check` is called while waiting, and raises to stop waiting.
 
-    def __init__(self, model: Path, context: int, threads: int, layers: int, check: Callable[[], None]) -> None:
+    `setup` is how to load it, see native.Setup.
+    """
+
+    def __init__(self, model: Path, setup: Mapping[str, int], check: Callable[[], None]) -> None:
         self.model = model
         self._check = check
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
-        setup = {"model": str(model), "context": context, "threads": threads, "layers": layers}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "phitui_evaluate.worker", json.dumps(setup)],
+            [sys.executable, "-P", "-m", "phitui_evaluate.worker", json.dumps({"model": str(model), **setup})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -40,7 +42,7 @@ class Worker:
             bufsize=0,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout.fileno()
+        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         _widen(self._out)
         self.vocabulary = 0
         self.bos: int | None = None
@@ -66,8 +68,10 @@ class Worker:
 
     def send(self, command: Mapping[str, Any]) -> None:
         """Give a command; `reply` gets its answer."""
+        data = memoryview(json.dumps(command).encode() + b"\n")
         with contextlib.suppress(BrokenPipeError):  # the reply will say what happened
-            self._in.write(json.dumps(command).encode() + b"\n")
+            while data:
+                data = data[os.write(self._in, data) :]
 
     def reply(self) -> dict[str, Any]:
         """The next reply. Raises EngineError if the process has ended or refuses."""

@@ -1,4 +1,5 @@
-"""One model in a process of its own: `python -m phitui_evaluate.worker REQUEST`, a JSON object (see `Setup`).
+"""One model in a process of its own: `python -m phitui_evaluate.worker REQUEST`, a JSON object
+(see native.Setup).
 
 Commands come on stdin, one JSON object a line. Replies go to stdout: four bytes of length (little endian), a JSON
 object, then as many raw bytes as its "bytes" says.
@@ -21,7 +22,6 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phitui.api import PhituiError
@@ -84,19 +84,13 @@ def answer(model: Model, command: dict[str, Any]) -> tuple[dict[str, Any], memor
 
 
 def main() -> None:
-    setup = json.loads(sys.argv[1])
+    values = json.loads(sys.argv[1])
     replies = Replies()
     incoming = commands()
     try:
-        from phitui_evaluate.native import Model
+        from phitui_evaluate.native import Model, Setup
 
-        model = Model(
-            Path(setup["model"]),
-            setup["context"],
-            setup["threads"],
-            setup["layers"],
-            lambda part: replies.send({"part": part}),
-        )
+        model = Model(Setup(**values), lambda part: replies.send({"part": part}))
         replies.send({"vocabulary": model.vocabulary, "bos": model.bos, "trained": model.trained})
         for command in incoming:
             replies.send(*answer(model, command))

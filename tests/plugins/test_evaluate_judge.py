@@ -16,11 +16,13 @@ pytest.importorskip("phitui_evaluate")
 if find_spec("llama_cpp") is None:
     pytest.skip("llama-cpp-python is not installed", allow_module_level=True)
 
+from phitui_evaluate import Judge
 from phitui_evaluate.judge import judge
 from phitui_evaluate.options import JudgeOptions
 
 from phitui.actions import build
 from phitui.errors import EngineError, InvalidFile, PhituiError, UsageError
+from phitui.testing import contracts
 from phitui.testing.checkpoints import converter_options, write_checkpoint
 from phitui.testing.scripted import write_scripted
 
@@ -196,6 +198,12 @@ def test_the_own_text_is_enough(models: dict[str, Path]) -> None:
     assert "1 chunks of 512 tokens" in measures.source
 
 
+class TestContract(contracts.OfferContract):
+    @pytest.fixture
+    def offer(self) -> Any:
+        return Judge()
+
+
 # ---- what cannot be
 
 
@@ -223,6 +231,12 @@ def test_what_is_no_text(models: dict[str, Path], tmp_path: Path, content: bytes
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(InvalidFile, match="is not"):
         evaluate(models["F32"], text=tmp_path / "x.txt")
+
+
+def test_a_text_too_long(models: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phitui_evaluate.text.LIMIT", 1000)
+    with pytest.raises(InvalidFile, match="is over"):
+        evaluate(models["F32"], text=text)
 
 
 def test_no_text_file(models: dict[str, Path], tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def test_chunks_of_another_evaluation_are_not_used(models: tuple[Path, Path], te
 def test_an_orphan_ends(models: tuple[Path, Path]) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom phitui_evaluate.process import Worker\n"
-        "worker = Worker(Path(sys.argv[1]), 512, 1, 0, lambda: None)\nworker.wait_loaded(lambda _: None)\n"
+        "setup = dict(context=512, outputs=1, threads=1, layers=0)\n"
+        "worker = Worker(Path(sys.argv[1]), setup, lambda: None)\nworker.wait_loaded(lambda _: None)\n"
         "print(worker.pid, flush=True)\ntime.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(models[0])], stdout=subprocess.PIPE, text=True)
