@@ -57,18 +57,23 @@ def start(ctx: Context, request: BuildRequest) -> Job:
 
 def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     """The build itself, in the job's process. Returns path, size (bytes), seconds, scheme and figures of the plan."""
-    from phitui.gguf.writer import write_gguf
+    from phitui.gguf.published import is_written
+    from phitui.gguf.writer import WriteResult, write_gguf
 
     ctx = Context()
     build = BuildRequest(**request)
     plan, quantizer, chosen = _plan(ctx, build)
     for note in (*plan.notes, *_substitutions(plan)):
         job.note(note)
-    encoder = quantizer.encoder(plan, chosen)
     out = Path(build.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    threads = build.threads or ctx.config.threads
-    written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite)
+    if not build.overwrite and is_written(plan, out):  # a former attempt died after the rename
+        job.note(f"{out} is complete already")
+        written = WriteResult(out, out.stat().st_size, 0.0, out.stat().st_size)
+    else:
+        encoder = quantizer.encoder(plan, chosen)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        threads = build.threads or ctx.config.threads
+        written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite)
     return {
         "path": str(written.path),
         "size": written.size,
@@ -126,7 +131,7 @@ def check(plan: FilePlan, request: BuildRequest) -> None:
         raise UsageError(
             f"{plan.scheme} needs an importance matrix for {len(plan.needs_imatrix)} of {len(plan.tensors)} tensors, "
             f"the first of them {plan.needs_imatrix[0]}",
-            "give one with --imatrix FILE, or take a scheme that needs none: phitui schemes",
+            f"make one: {_imatrix_command(request)}\nthen add --imatrix FILE, or take a scheme that needs none",
         )
     out = Path(request.out)
     _check_not_source(plan, out)
@@ -137,6 +142,17 @@ def check(plan: FilePlan, request: BuildRequest) -> None:
     if not out.parent.is_dir():
         raise UsageError(f"the directory {out.parent} does not exist", f"mkdir -p {shlex.quote(str(out.parent))}")
     _check_room(plan, out)
+
+
+def _imatrix_command(request: BuildRequest) -> str:
+    """What to type to get the missing importance matrix, which is made with a GGUF of the source."""
+    source = Path(request.source)
+    matrix = Path(request.out).with_name(f"{source_name(source)}.imatrix.gguf")
+    if not source.is_dir():
+        return shlex.join(["phitui", "imatrix", request.source, "--out", str(matrix)])
+    model = Path(request.out).with_name(f"{source_name(source)}.AUTO.gguf")
+    convert = shlex.join(["phitui", "build", request.source, "--scheme", "AUTO", "--out", str(model)])
+    return f"{convert} && {shlex.join(['phitui', 'imatrix', str(model), '--out', str(matrix)])}"
 
 
 def _check_not_source(plan: FilePlan, out: Path) -> None:

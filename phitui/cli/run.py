@@ -23,6 +23,7 @@ COMMANDS = {
     "build": "convert and quantize in one pass",
     "schemes": "quantization schemes; with a source, exact sizes",
     "eval": "quality and speed of a model, measured",
+    "imatrix": "importance matrix for low-bit schemes",
     "plan": "which layers fit where",
     "chat": "talk to a model",
     "export": "write files for Ollama and other programs",

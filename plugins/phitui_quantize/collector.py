@@ -19,7 +19,6 @@ from phitui_quantize.graph import F32, Ggml, Tensor
 from phitui_quantize.imatrix_file import write_imatrix
 from phitui_quantize.sums import Sums
 
-CALIBRATION = Path(__file__).with_name("calibration.txt")
 SAVE_SECONDS = 10.0
 """Work that a crash can cost, at most, besides the chunk at hand."""
 _FEWEST_TOKENS = 16

@@ -17,6 +17,7 @@ BATCH = 512
 """Tokens evaluated at once, at most: what llama.cpp computes in one piece anyway."""
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # ggml_log_level (ggml.h)
 
+
 class Watch(Protocol):
     """Looks at the graph of a decode while it is computed."""
 
@@ -51,7 +52,7 @@ class Log:
 
 
 class Model:
-    """A loaded model with a context for one sequence. Exceptions of callbacks are raised by the method that ran them."""
+    """A loaded model with a context for one sequence. A method raises what its callbacks raised."""
 
     def __init__(
         self, path: Path, context: int, threads: int, layers: int, watch: Watch, check: Callable[[], None]

@@ -1,7 +1,7 @@
 """ggml's tensors as the scheduler's callback sees them, read in place. Only ever imported where native code may run.
 
-The layout of `struct ggml_tensor` is not part of ggml's interface. `Ggml` therefore builds a small graph first and looks
-whether every field is where it is expected.
+The layout of `struct ggml_tensor` is not part of ggml's interface. `Ggml` therefore builds a small graph first and
+looks whether every field is where it is expected.
 """
 
 from __future__ import annotations

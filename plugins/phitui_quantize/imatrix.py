@@ -1,19 +1,17 @@
-"""Importance matrices in llama.cpp's GGUF format: per tensor, `NAME.in_sum2` and `NAME.counts`."""
+"""Importance matrices as llama-quantize takes them: a GGUF with `NAME.in_sum2` and `NAME.counts`, or an old `.dat`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phitui.api import InvalidFile, Metadata, PlannedTensor, TensorType, Value, read_header
+from phitui.api import InvalidFile, Metadata, PlannedTensor, SourceTensor, TensorType, Value, read_header
+from phitui_quantize.imatrix_file import read_legacy
 
 TEXT_LIMIT = 127
 """llama-quantize cuts the texts it notes in the file to this many bytes."""
-
-
-OLD_FORMAT = "llama-imatrix writes it; convert an old .dat file with llama-imatrix --in-file OLD --output-format gguf"
 
 
 @dataclass(frozen=True)
@@ -43,18 +41,52 @@ class Imatrix:
 
     def values(self, tensor: PlannedTensor) -> Any:
         """The values for one tensor, or None. Raises InvalidFile where they belong to another model."""
+        self._check_size(tensor.name, tensor.shape)
         found = self.weights.get(tensor.name)
-        if found is None:
-            return None
-        wanted = tensor.shape[0] * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
-        if found.size == wanted:
-            return found
-        if tensor.name == "token_embd.weight":
-            return None
-        raise InvalidFile(
-            f"{self.path}: {found.size} values for {tensor.name}, which has {wanted}: it was made for another model",
-            "make an importance matrix with this very model",
+        return found if found is not None and found.size == _wanted(tensor.shape) else None
+
+    def check(self, tensors: Sequence[SourceTensor]) -> None:
+        """Raise InvalidFile naming the first tensor that shows that this is another model's matrix.
+
+        llama-quantize would notice a wrong size only, and leave layers without values without a word.
+        """
+        for tensor in tensors:
+            self._check_size(tensor.name, tensor.shape)
+        names = {tensor.name for tensor in tensors}
+        strange = [name for name in self.weights if name.startswith("blk.") and name not in names]
+        if strange:
+            raise self._of_another_model(f"it has values for {min(strange, key=_place)}, which this model lacks")
+        covered = {_block(name) for name in self.weights}
+        bare = [tensor.name for tensor in tensors if len(tensor.shape) > 1 and _block(tensor.name) not in covered]
+        bare = [name for name in bare if name.startswith("blk.")]
+        if bare and self.weights:
+            raise self._of_another_model(f"it has no values for {min(bare, key=_place)}, nor for its whole layer")
+
+    def _check_size(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self.weights.get(name)
+        if found is not None and found.size != _wanted(shape) and name != "token_embd.weight":
+            raise self._of_another_model(f"it has {found.size} values for {name}, which needs {_wanted(shape)}")
+
+    def _of_another_model(self, why: str) -> InvalidFile:
+        return InvalidFile(
+            f"{self.path} was made for another model: {why}",
+            "make an importance matrix with this very model: phitui imatrix MODEL",
         )
+
+
+def _wanted(shape: tuple[int, ...]) -> int:
+    """Values that a weight needs: one per column, and per expert."""
+    return shape[0] * (shape[2] if len(shape) > 2 else 1)
+
+
+def _block(name: str) -> str:
+    """blk.12 of blk.12.ffn_up.weight."""
+    return ".".join(name.split(".")[:2])
+
+
+def _place(name: str) -> list[tuple[int, str]]:
+    """Sort key: numbers in a name by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
 
 
 def no_imatrix() -> Imatrix:
@@ -65,18 +97,15 @@ def read_imatrix(path: Path) -> Imatrix:
     """Read the file and divide the sums by their counts (1 where an expert was never used). Raises InvalidFile."""
     import numpy as np
 
-    try:
-        header = read_header(path)
-    except InvalidFile as error:
-        raise InvalidFile(f"not an importance matrix in llama.cpp's GGUF format: {error.message}", OLD_FORMAT) from None
+    if _is_legacy(path):
+        old = read_legacy(path)
+        return Imatrix(str(path), old.datasets, old.chunks, old.weights)
+    header = read_header(path)
     tensors = {tensor.name: tensor for tensor in header.tensors}
     names = sorted(name.removesuffix(".in_sum2") for name in tensors if name.endswith(".in_sum2"))
     keys = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
     if not names or any(header.get(key) is None for key in keys):
-        raise InvalidFile(
-            f"{path} is not an importance matrix in llama.cpp's GGUF format",
-            OLD_FORMAT,
-        )
+        raise InvalidFile(f"{path} is a GGUF, but not an importance matrix", "phitui imatrix makes one")
     weights: dict[str, Any] = {}
     for name in names:
         sums, counts = (_floats(path, tensors.get(f"{name}.{part}")) for part in ("in_sum2", "counts"))
@@ -90,6 +119,15 @@ def read_imatrix(path: Path) -> Imatrix:
         weights[name] = np.ascontiguousarray(values.reshape(-1), dtype=np.float32)
     datasets = tuple(str(text) for text in header.get("imatrix.datasets"))
     return Imatrix(str(path), datasets, int(header.get("imatrix.chunk_count")), weights)
+
+
+def _is_legacy(path: Path) -> bool:
+    """Whether this is some other file than a GGUF."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) != b"GGUF"
+    except OSError as error:
+        raise InvalidFile(f"cannot read {path}: {error.strerror}", "phitui imatrix makes one") from None
 
 
 def _floats(path: Path, tensor: Any) -> Any:

@@ -12,7 +12,7 @@ from phitui.api import Override, TensorType, UsageError, option
 class QuantizeOptions:
     """Options of every scheme; the names follow llama-quantize."""
 
-    imatrix: Path | None = option(None, help="importance matrix in llama.cpp's GGUF format")
+    imatrix: Path | None = option(None, help="importance matrix; phitui imatrix makes one")
     override: tuple[str, ...] = option(
         (), help="REGEX=TYPE: type of the tensors whose name matches; the first match wins"
     )

@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from phitui.api import (
     Availability,
     Encoder,
     FilePlan,
+    ImatrixSettings,
     InvalidFile,
+    JobContext,
     Scheme,
     TensorSource,
     TensorType,
@@ -43,9 +47,22 @@ class LlamaQuantizer:
         """All schemes, from large to small; bits are those of a Phi-3-mini, mixture included."""
         return _schemes(str(library.ggml_base()))
 
+    @property
+    def calibration_text(self) -> Path:
+        return Path(__file__).with_name("calibration.txt")
+
+    def collect(
+        self, model: Path, text: str, out: Path, settings: ImatrixSettings, job: JobContext
+    ) -> Mapping[str, Any]:
+        """Make an importance matrix. Loads llama.cpp into this process: to be called in a job's."""
+        from phitui_quantize.collector import collect
+
+        return collect(model, text, out, settings, job)
+
     def plan(self, source: TensorSource, schemes: Sequence[str], options: QuantizeOptions) -> Mapping[str, FilePlan]:
         """The exact file for each scheme. A scheme that cannot be had for this source has `refused` set."""
         matrix = read_imatrix(options.imatrix) if options.imatrix else no_imatrix()
+        matrix.check(source.tensors)
         names = [name.upper() for name in schemes]
         answers = ask(source, names, options.as_request(), matrix.sizes if matrix.weights else None)
         unknown = [name for name in names if name not in answers]
@@ -65,7 +82,7 @@ class LlamaQuantizer:
         if lacking:
             raise UsageError(
                 f"{plan.scheme} needs an importance matrix (for {lacking})",
-                "give one with --imatrix FILE, or choose a scheme that needs none: phitui schemes",
+                "phitui imatrix makes one, for --imatrix FILE; phitui schemes shows which schemes need none",
             )
         return encoder
 

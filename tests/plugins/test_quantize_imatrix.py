@@ -90,13 +90,6 @@ def test_a_model_is_no_importance_matrix(tmp_path: Path) -> None:
         read_imatrix(path)
 
 
-def test_the_old_format_says_how_to_convert(tmp_path: Path) -> None:
-    (tmp_path / "old.dat").write_bytes(b"\x02\x00\x00\x00" * 20)
-    with pytest.raises(InvalidFile) as caught:
-        read_imatrix(tmp_path / "old.dat")
-    assert "llama-imatrix --in-file" in caught.value.hint
-
-
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile):
         read_imatrix(tmp_path / "none.gguf")
