@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +61,8 @@ class Config:
 
 def load(file: Path | None = None) -> Config:
     """Read config.toml; defaults if there is none. Raises PhituiError naming the file and the line."""
+    import tomllib
+
     file = file or paths().config_file
     try:
         with file.open("rb") as stream:

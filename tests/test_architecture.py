@@ -21,7 +21,7 @@ PLUGINS = sorted(path for path in (ROOT / "plugins").glob("phitui_*") if path.is
 LAYERS = [
     {"errors"},
     {"domain"},
-    {"gguf", "hookspecs", "config"},
+    {"gguf", "hookspecs", "config", "crash"},
     {"plugins", "store", "hub"},
     {"jobs", "engine"},
     {"api"},

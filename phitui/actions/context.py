@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from phitui import config, plugins
+from phitui import config
 from phitui.config import Config, Paths
-from phitui.plugins import Registry
+
+if TYPE_CHECKING:
+    from phitui.plugins import Registry
 
 
 @dataclass(frozen=True)
@@ -22,4 +25,6 @@ class Context:
 
     @cached_property
     def registry(self) -> Registry:
+        from phitui import plugins  # the terminal app paints before it looks for plugins
+
         return plugins.load()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import click
 
 from phitui import __version__
 from phitui.actions.context import Context
 from phitui.cli import output
+from phitui.config import paths
 from phitui.errors import Cancelled, PhituiError
 
 COMMANDS = {
@@ -71,42 +70,23 @@ def phitui() -> None:
     """
 
 
-def run(arguments: Sequence[str], terminal_app: Callable[[Context], None]) -> int:
-    """Run the command line, or the terminal app if there is none, and turn every outcome into an exit code."""
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and turn every outcome into an exit code."""
     as_json = "--json" in arguments
     try:
-        result = None
-        if arguments:
-            result = phitui.main(list(arguments), prog_name="phitui", standalone_mode=False)
-        else:
-            terminal_app(Context())
+        result = phitui.main(list(arguments), prog_name="phitui", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except click.exceptions.Abort:
-        return output.failure(Cancelled(), as_json)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return output.failure(Cancelled(), as_json)
     except click.ClickException as error:
         return output.click_failure(error, as_json)
     except PhituiError as error:
         return output.failure(error, as_json)
     except Exception as error:
-        return output.failure(_unexpected(error), as_json)
+        from phitui.crash import unexpected
+
+        return output.failure(unexpected(error, paths().state), as_json)
     return result if isinstance(result, int) else 0
-
-
-def _unexpected(error: Exception) -> PhituiError:
-    """A defect of ours or of a plugin: the traceback goes to a file, the person gets its name."""
-    from phitui.config import paths
-
-    report = paths().state / "crashes" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    text = f"{type(error).__name__}: {error}"
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.touch(mode=0o600)
-        report.write_text(f"phitui {__version__}\n" + "".join(traceback.format_exception(error)))
-    except OSError:
-        return PhituiError(f"unexpected error: {text}")
-    return PhituiError(f"unexpected error: {text}", f"this is a defect of phitui or a plugin; details are in {report}")

@@ -16,9 +16,9 @@ from textual.message import Message
 from textual.reactive import var
 from textual.screen import Screen
 
+from phitui.crash import unexpected
 from phitui.errors import PhituiError
 from phitui.tui import state
-from phitui.tui.crash import unexpected
 from phitui.tui.door import Door
 from phitui.tui.glyphs import AsciiFilter, ascii_only
 from phitui.tui.messages import DevicesRead, JobsRead

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from textual.message import Message as Posted
 
+from phitui.crash import unexpected
 from phitui.domain.chat import ChatStats, TextChunk
 from phitui.errors import Cancelled, PhituiError
-from phitui.tui.crash import unexpected
 from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
 from phitui.tui.text import harmless
 

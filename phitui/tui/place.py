@@ -11,8 +11,8 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
 
+from phitui.crash import unexpected
 from phitui.errors import PhituiError
-from phitui.tui.crash import unexpected
 from phitui.tui.messages import Failed, Finished
 from phitui.tui.widgets.frame import Head, KeyBar
 

@@ -7,6 +7,7 @@ import time
 import traceback
 from pathlib import Path
 
+from phitui import __version__
 from phitui.errors import PhituiError
 
 
@@ -17,7 +18,7 @@ def unexpected(error: BaseException, state: Path) -> PhituiError:
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.touch(mode=0o600)
-        report.write_text("".join(traceback.format_exception(error)))
+        report.write_text(f"phitui {__version__}\n" + "".join(traceback.format_exception(error)))
     except OSError:
         return PhituiError(text, "this is a defect of phitui or a plugin")
     return PhituiError(text, f"this is a defect of phitui or a plugin; details are in {report}")
