@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.actions.context import Context
+from phitui.actions.imatrix import default_out
 from phitui.actions.jobs import jobs
 from phitui.actions.schemes import SchemeRow, find_scheme, scheme_table
 from phitui.actions.source import converter_for, open_source, source_name, source_path
@@ -131,7 +132,7 @@ def check(plan: FilePlan, request: BuildRequest) -> None:
         raise UsageError(
             f"{plan.scheme} needs an importance matrix for {len(plan.needs_imatrix)} of {len(plan.tensors)} tensors, "
             f"the first of them {plan.needs_imatrix[0]}",
-            f"make one: {_imatrix_command(request)}\nthen add --imatrix FILE, or take a scheme that needs none",
+            _imatrix_hint(request) + "; phitui schemes shows what needs none",
         )
     out = Path(request.out)
     _check_not_source(plan, out)
@@ -144,15 +145,19 @@ def check(plan: FilePlan, request: BuildRequest) -> None:
     _check_room(plan, out)
 
 
-def _imatrix_command(request: BuildRequest) -> str:
+def _imatrix_hint(request: BuildRequest) -> str:
     """What to type to get the missing importance matrix, which is made with a GGUF of the source."""
-    source = Path(request.source)
-    matrix = Path(request.out).with_name(f"{source_name(source)}.imatrix.gguf")
-    if not source.is_dir():
-        return shlex.join(["phitui", "imatrix", request.source, "--out", str(matrix)])
-    model = Path(request.out).with_name(f"{source_name(source)}.AUTO.gguf")
-    convert = shlex.join(["phitui", "build", request.source, "--scheme", "AUTO", "--out", str(model)])
-    return f"{convert} && {shlex.join(['phitui', 'imatrix', str(model), '--out', str(matrix)])}"
+    ctx, source, commands = Context(), Path(request.source), []
+    model = source
+    if source.is_dir():
+        model = ctx.paths.models / f"{source_name(source)}.AUTO.gguf"
+        if not model.exists():
+            commands.append(shlex.join(["phitui", "build", str(source), "--scheme", "AUTO"]))
+    matrix = default_out(ctx, model)
+    if matrix.exists():
+        return f"there is one: --imatrix {shlex.quote(str(matrix))}"
+    commands.append(shlex.join(["phitui", "imatrix", str(model)]))
+    return f"{' && '.join(commands)}\nthen build with --imatrix {shlex.quote(str(matrix))}"
 
 
 def _check_not_source(plan: FilePlan, out: Path) -> None:
