@@ -97,15 +97,15 @@ def normalized(ctx: Context, request: ImatrixRequest) -> ImatrixRequest:
     offer = collector(ctx)
     model = resolve_model(ctx, request.model)
     out = Path(request.out).expanduser() if request.out else default_out(ctx, model)
+    if not request.out:
+        out.parent.mkdir(parents=True, exist_ok=True)
     text = Path(request.text).expanduser() if request.text else offer.calibration_text
     return replace(request, model=str(model), text=str(text.absolute()), out=str(out.absolute()))
 
 
 def default_out(ctx: Context, model: Path) -> Path:
     """Where the matrix of this model goes. Not among the models, which it is none of."""
-    folder = ctx.paths.data / "imatrix"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{source_name(model)}.imatrix.gguf"
+    return ctx.paths.data / "imatrix" / f"{source_name(model)}.imatrix.gguf"
 
 
 def check(request: ImatrixRequest) -> None:

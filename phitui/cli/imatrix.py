@@ -55,6 +55,6 @@ def _done(result: dict[str, Any]) -> str:
     line = f"{visible(str(result['path']))}  {figures}, in {duration(result['seconds'])}"
     unused = result["unused_experts"]
     if unused:
-        count = sum(map(len, unused.values()))
-        line += f"\n{count} experts in {len(unused)} tensors saw no token: use a longer or more varied --text"
+        experts = {(name.rpartition(".ffn_")[0], number) for name, numbers in unused.items() for number in numbers}
+        line += f"\n{len(experts)} experts saw no token and will be weighed evenly: try a longer or more varied --text"
     return line

@@ -95,8 +95,8 @@ def collect(model: Path, text: str, out: Path, settings: ImatrixSettings, job: J
     _read(model, text, sums, _Keeper(sums, state, identity), settings, job)
     if not sums.squares:
         raise EngineError(f"{model.name} has no matrix products that an importance matrix could be made of")
-    for name, experts in sums.unused().items():
-        job.note(f"{name}: {len(experts)} of {len(sums.counts[name])} experts saw no token ({_few(experts)})")
+    for note in _unused(sums):
+        job.note(note)
     size = write_imatrix(out, sums, settings)
     state.unlink(missing_ok=True)
     return {
@@ -190,6 +190,11 @@ def _threads(settings: ImatrixSettings) -> int:
     return settings.threads or min(usable, psutil.cpu_count(logical=False) or usable)
 
 
-def _few(experts: list[int]) -> str:
-    shown = ", ".join(map(str, experts[:8]))
-    return shown if len(experts) <= 8 else f"{shown}, ..."
+def _unused(sums: Sums) -> list[str]:
+    """One sentence per block (its tensors share a router) about experts that saw no token."""
+    said: dict[str, None] = {}
+    for name, experts in sums.unused().items():
+        shown = ", ".join(map(str, experts[:8])) + (", ..." if len(experts) > 8 else "")
+        block = ".".join(name.split(".")[:2])
+        said[f"{block}: {len(experts)} of {len(sums.counts[name])} experts saw no token ({shown})"] = None
+    return list(said)
