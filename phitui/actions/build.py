@@ -207,7 +207,7 @@ def _substitutions(plan: FilePlan) -> list[str]:
     """One sentence per kind of substitution."""
     kinds: dict[tuple[str, str, int], int] = {}
     for tensor in plan.substitutions:
-        key = (tensor.wanted.name if tensor.wanted else "?", tensor.type.name, tensor.shape[0])
+        key = (tensor.wanted.name if tensor.wanted is not None else "?", tensor.type.name, tensor.shape[0])
         kinds[key] = kinds.get(key, 0) + 1
     return [
         f"{count} tensor{'s are' if count > 1 else ' is'} {got} in place of {wanted}: "
@@ -228,7 +228,7 @@ def as_document(plan: FilePlan) -> dict[str, Any]:
         "needs_imatrix": bool(plan.needs_imatrix),
         "imatrix_tensors": list(plan.needs_imatrix),
         "substitutions": [
-            {"name": tensor.name, "wanted": tensor.wanted.name if tensor.wanted else "", "to": tensor.type.name}
+            {"name": tensor.name, "wanted": tensor.wanted.name if tensor.wanted is not None else "", "to": tensor.type.name}
             for tensor in plan.substitutions
         ],
         "notes": [*plan.notes, *_substitutions(plan)],
