@@ -16,7 +16,7 @@ from phitui.actions.schemes import SchemeRow, find_scheme, scheme_table
 from phitui.actions.source import converter_for, open_source, source_name, source_path
 from phitui.domain import options
 from phitui.domain.offers import JobContext, Quantizer
-from phitui.domain.tensors import FileExtent, FilePlan
+from phitui.domain.tensors import FileExtent, FilePlan, PlannedTensor
 from phitui.errors import PhituiError, UsageError
 from phitui.jobs import Job
 
@@ -203,11 +203,16 @@ def command_line(request: BuildRequest) -> tuple[str, ...]:
     return (*words, "--overwrite") if request.overwrite else tuple(words)
 
 
+def _wanted(tensor: PlannedTensor) -> str:
+    """The type the scheme would have used."""
+    return tensor.type.name if tensor.wanted is None else tensor.wanted.name
+
+
 def _substitutions(plan: FilePlan) -> list[str]:
     """One sentence per kind of substitution."""
     kinds: dict[tuple[str, str, int], int] = {}
     for tensor in plan.substitutions:
-        key = (tensor.wanted.name if tensor.wanted is not None else "?", tensor.type.name, tensor.shape[0])
+        key = (_wanted(tensor), tensor.type.name, tensor.shape[0])
         kinds[key] = kinds.get(key, 0) + 1
     return [
         f"{count} tensor{'s are' if count > 1 else ' is'} {got} in place of {wanted}: "
@@ -228,8 +233,7 @@ def as_document(plan: FilePlan) -> dict[str, Any]:
         "needs_imatrix": bool(plan.needs_imatrix),
         "imatrix_tensors": list(plan.needs_imatrix),
         "substitutions": [
-            {"name": tensor.name, "wanted": tensor.wanted.name if tensor.wanted is not None else "", "to": tensor.type.name}
-            for tensor in plan.substitutions
+            {"name": tensor.name, "wanted": _wanted(tensor), "to": tensor.type.name} for tensor in plan.substitutions
         ],
         "notes": [*plan.notes, *_substitutions(plan)],
         "tensors": [
@@ -239,7 +243,7 @@ def as_document(plan: FilePlan) -> dict[str, Any]:
                 "from": tensor.source.stored.name,
                 "to": tensor.type.name,
                 "size": tensor.size,
-                **({"wanted": tensor.wanted.name} if tensor.wanted is not None and tensor.substituted else {}),
+                **({"wanted": _wanted(tensor)} if tensor.substituted else {}),
             }
             for tensor in plan.tensors
         ],
