@@ -1,8 +1,9 @@
-"""Tiny random Phi-3 checkpoints as Hugging Face would store them: real in every detail but their size and sense.
+"""Tiny random Phi checkpoints as Hugging Face would store them: real in every detail but their size and sense.
 
     from phitui.testing.checkpoints import write_checkpoint
     write_checkpoint(tmp_path / "Phi-3-tiny-instruct")                       # SentencePiece, BF16, 2 layers, 3 MB
     write_checkpoint(tmp_path / "Phi-4-tiny", tokenizer="bpe", rope="longrope", partial_rotary=0.75, tied=True)
+    write_checkpoint(tmp_path / "phi-tiny-moe", family="phimoe", experts=4)
 
 The same arguments always give the same bytes, on every machine. Needs numpy; neither torch nor a tokenizer library.
 A "bpe" vocabulary is tiny, so no table knows its pre-tokenizer: pass the converter `converter_options("bpe")`.
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phitui.testing import families
+from phitui.testing.families import Family
 from phitui.testing.vocabularies import write_bpe, write_sentencepiece
 
 Tokenizer = Literal["spm", "bpe"]
@@ -44,6 +47,7 @@ class TinyPhi:
     `hidden` and `intermediate` are multiples of 256 by default, so that every K-quant fits; 96 makes them substitute.
     """
 
+    family: Family = "phi3"
     tokenizer: Tokenizer = "spm"
     dtype: DType = "BF16"
     layers: int = 2
@@ -51,6 +55,7 @@ class TinyPhi:
     intermediate: int = 512
     heads: int = 4
     kv_heads: int = 2
+    experts: int = 4
     vocabulary: int = 640
     context: int = 4096
     original_context: int = 4096
@@ -72,10 +77,21 @@ def write_checkpoint(directory: Path, **spec: Any) -> Path:
     """Write a checkpoint into `directory` (made if needed) and return it; `spec` are the fields of TinyPhi."""
     phi = TinyPhi(**spec)
     directory.mkdir(parents=True, exist_ok=True)
-    ids = write_bpe(directory) if phi.tokenizer == "bpe" else write_sentencepiece(directory)
+    if phi.tokenizer == "bpe":
+        ids = write_bpe(directory, "CodeGenTokenizer" if phi.family == "phi2" else "GPT2Tokenizer")
+    else:
+        ids = write_sentencepiece(directory)
     _write_json(directory / "config.json", config(phi, ids))
     stops = [ids["<|end|>"], ids["<|assistant|>"], ids["<|endoftext|>"]]
     _write_json(directory / "generation_config.json", {"eos_token_id": stops, "pad_token_id": ids["<|endoftext|>"]})
+    if phi.family == "phi4v":
+        pixels = {
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.25, 0.25, 0.25],
+            "patch_size": families.VISION["patch"],
+        }
+        patches = {"min_num_patches": 4, "max_num_patches": 64}
+        _write_json(directory / "preprocessor_config.json", pixels | patches)
     if phi.card:
         (directory / "README.md").write_text(CARD, encoding="utf-8")
     _write_tensors(directory, phi)
@@ -86,8 +102,6 @@ def config(phi: TinyPhi, ids: dict[str, int]) -> dict[str, Any]:
     """The config.json. `ids` are the ids of the special tokens."""
     end = ids["<|endoftext|>"]
     values: dict[str, Any] = {
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
         "hidden_act": "silu",
         "hidden_size": phi.hidden,
         "intermediate_size": phi.intermediate,
@@ -105,15 +119,18 @@ def config(phi: TinyPhi, ids: dict[str, int]) -> dict[str, Any]:
         "pad_token_id": end,
         "torch_dtype": {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[phi.dtype],
     }
-    return values | _rope(phi)
+    return values | _rope(phi) | families.special(phi)
 
 
 def _rope(phi: TinyPhi) -> dict[str, Any]:
     pairs = int(phi.partial_rotary * phi.hidden) // phi.heads // 2
-    factors = {
+    factors: dict[str, Any] = {
         "short_factor": [1.0 + place / 128 for place in range(pairs)],
         "long_factor": [1.0 + place * 1.3 for place in range(pairs)],
     }
+    if phi.family == "phimoe":
+        factors |= {"short_mscale": 1.25, "long_mscale": 1.25}
+        factors |= {"original_max_position_embeddings": phi.original_context}
     if phi.rope_schema == "rope_scaling":
         scaling = None if phi.rope == "none" else {"type": phi.rope, **factors}
         values: dict[str, Any] = {"rope_theta": 10000.0, "rope_scaling": scaling}
@@ -127,20 +144,7 @@ def _rope(phi: TinyPhi) -> dict[str, Any]:
 
 def tensor_shapes(phi: TinyPhi) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors, in PyTorch's order (rows, columns)."""
-    head = phi.hidden // phi.heads
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (phi.vocabulary, phi.hidden)}
-    if not phi.tied:
-        shapes["lm_head.weight"] = (phi.vocabulary, phi.hidden)
-    for layer in range(phi.layers):
-        prefix = f"model.layers.{layer}."
-        shapes[prefix + "input_layernorm.weight"] = (phi.hidden,)
-        shapes[prefix + "mlp.down_proj.weight"] = (phi.hidden, phi.intermediate)
-        shapes[prefix + "mlp.gate_up_proj.weight"] = (2 * phi.intermediate, phi.hidden)
-        shapes[prefix + "post_attention_layernorm.weight"] = (phi.hidden,)
-        shapes[prefix + "self_attn.o_proj.weight"] = (phi.hidden, phi.hidden)
-        shapes[prefix + "self_attn.qkv_proj.weight"] = (phi.hidden + 2 * phi.kv_heads * head, phi.hidden)
-    shapes["model.norm.weight"] = (phi.hidden,)
-    return shapes
+    return families.shapes(phi)
 
 
 def _write_tensors(directory: Path, phi: TinyPhi) -> None:
@@ -167,9 +171,11 @@ def tensor_data(phi: TinyPhi, name: str, shape: tuple[int, ...]) -> bytes:
     import numpy as np
 
     count = int(np.prod(shape))
-    noise = hashlib.shake_256(f"{phi.seed} {name}".encode()).digest(count * 4)
+    known = name.replace(".base_layer", "")  # the same weight as in a plain Phi
+    noise = hashlib.shake_256(f"{phi.seed} {known}".encode()).digest(count * 4)
     values = (np.frombuffer(noise, "<u4").astype(np.float64) / 2**32 - 0.5) * 0.1
-    values32 = (values + (1.0 if len(shape) == 1 else 0.0)).astype("<f4")
+    norm = len(shape) == 1 and not name.endswith(".bias")
+    values32 = (values + (1.0 if norm else 0.0)).astype("<f4")
     if phi.dtype == "F32":
         return values32.tobytes()
     if phi.dtype == "F16":

@@ -14,14 +14,14 @@ from phitui.api import (
     Source,
     SourceTensor,
     TensorSource,
-    UnsupportedModel,
     Value,
     Verdict,
     open_checkpoint,
     option,
 )
 from phitui_convert import verdicts
-from phitui_convert.architecture import phi3
+from phitui_convert.architecture.family import Model
+from phitui_convert.families import READERS
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class ConvertOptions:
     )
 
 
-class Phi3Converter:
-    """Phi-3, 3.5, 4 and 4-mini checkpoints."""
+class PhiConverter:
+    """Every Phi that llama.cpp runs; of models that also see or hear, the text model."""
 
-    name = "phi3"
-    title = "Phi-3, Phi-3.5, Phi-4, Phi-4-mini (Phi3ForCausalLM)"
-    architectures: tuple[str, ...] = (verdicts.SUPPORTED,)
+    name = "phi"
+    title = "Phi-1 to Phi-4: dense, mini, mixtures of experts; the text part of vision and multimodal ones"
+    architectures: tuple[str, ...] = tuple(READERS)
     options: type = ConvertOptions
 
     def available(self) -> Availability:
@@ -51,38 +51,41 @@ class Phi3Converter:
     def open(self, checkpoint: Path, options: Any) -> TensorSource:
         """Check every tensor against config.json and read the tokenizer. Raises UnsupportedModel or InvalidFile."""
         opened = open_checkpoint(checkpoint)
-        phi = _hyperparameters(opened)
-        tensors = phi3.tensors(phi, opened)
-        metadata, notes = _metadata(opened, phi, tensors, options)
-        return Source(opened.directory, phi3.NAME, metadata, tensors, tuple(notes))
+        model = _model(opened)
+        tensors = model.tensors(opened)
+        metadata, notes = _metadata(opened, model, tensors, options)
+        if model.left_out:
+            notes.insert(0, _left_out(opened, model, tensors))
+        return Source(opened.directory, model.architecture, metadata, tensors, tuple(notes))
 
 
-def _hyperparameters(checkpoint: Checkpoint) -> phi3.Phi3:
-    refusal = verdicts.refuse(checkpoint.config)
-    if refusal is not None:
-        hint = f"nearest supported: {refusal.nearest}" if refusal.nearest else "see: phitui models"
-        raise UnsupportedModel(f"{checkpoint.directory}: {refusal.reason}", hint)
+def _model(checkpoint: Checkpoint) -> Model:
     try:
-        return phi3.read(checkpoint.config)
+        return verdicts.read(checkpoint.config)
     except PhituiError as error:
         raise type(error)(f"{checkpoint.directory}: {error.message}", error.hint) from None
 
 
+def _left_out(checkpoint: Checkpoint, model: Model, tensors: tuple[SourceTensor, ...]) -> str:
+    rest = checkpoint.size - sum(tensor.stored_bytes for tensor in tensors)
+    return f"{model.left_out} of {checkpoint.directory.name} left out ({rest / 1e6:,.1f} MB): the file is for text only"
+
+
 def _metadata(
-    checkpoint: Checkpoint, phi: phi3.Phi3, tensors: tuple[SourceTensor, ...], options: ConvertOptions
+    checkpoint: Checkpoint, model: Model, tensors: tuple[SourceTensor, ...], options: ConvertOptions
 ) -> tuple[dict[str, Value], list[str]]:
     """All keys, and notes for people. The heavy libraries are imported here, on first use."""
     from phitui_convert import general, names, tokenizer
 
-    vocabulary = tokenizer.read(checkpoint, phi.vocabulary, options.pre_tokenizer)
-    described = general.read(checkpoint, sum(tensor.elements for tensor in tensors))
+    vocabulary = tokenizer.read(checkpoint, model.vocabulary, options.pre_tokenizer)
+    described = general.read(checkpoint, general.count(tensors))
     name, notes = names.fit(described.name, described.identifier, vocabulary, options.name)
     metadata = {
-        "general.architecture": Value.string(phi3.NAME),
+        "general.architecture": Value.string(model.architecture),
         "general.type": Value.string("model"),
         "general.name": Value.string(name),
         **described.values,
-        **phi3.metadata(phi),
+        **model.metadata(),
         **vocabulary.values,
     }
     return metadata, [*described.notes, *vocabulary.notes, *notes]

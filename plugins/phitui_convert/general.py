@@ -7,11 +7,12 @@ values are read here, because released versions of the gguf package differ in wh
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from phitui.api import Checkpoint, InvalidFile, Value, ValueType
+from phitui.api import Checkpoint, InvalidFile, SourceTensor, Value, ValueType
 
 _SAMPLING: dict[str, tuple[tuple[str, ...], ValueType]] = {
     "sequence": (("sequence",), ValueType.STRING),
@@ -47,8 +48,31 @@ class Described:
     notes: tuple[str, ...] = ()
 
 
-def read(checkpoint: Checkpoint, parameters: int) -> Described:
-    """Collect the keys. `parameters` (the count of all values of all tensors) decides what a "7B" in a name means."""
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of values: in all tensors, outside of experts, in one expert of each kind; and the number of experts."""
+
+    total: int
+    shared: int
+    expert: int = 0
+    experts: int = 0
+
+
+def count(tensors: Iterable[SourceTensor]) -> Parameters:
+    """What a size label ("3.8B", "16x3.8B") is made of."""
+    total = shared = expert = experts = 0
+    for tensor in tensors:
+        total += tensor.elements
+        if "_exps." in tensor.name:
+            experts = tensor.shape[-1]
+            expert += tensor.elements // experts
+        else:
+            shared += tensor.elements
+    return Parameters(total, shared, expert, experts)
+
+
+def read(checkpoint: Checkpoint, parameters: Parameters) -> Described:
+    """Collect the keys. `parameters` decide what a "7B" in a name means."""
     card, notes = _card(checkpoint.directory)
     try:
         name, identifier, values = _described(checkpoint, card, parameters)
@@ -60,7 +84,9 @@ def read(checkpoint: Checkpoint, parameters: int) -> Described:
     return Described(name, identifier, _sampling(checkpoint) | values, notes)
 
 
-def _described(checkpoint: Checkpoint, card: dict[str, Any], parameters: int) -> tuple[str, str, dict[str, Value]]:
+def _described(
+    checkpoint: Checkpoint, card: dict[str, Any], parameters: Parameters
+) -> tuple[str, str, dict[str, Value]]:
     """Title, identifier and keys. Raises whatever the library does with a card of unexpected shape."""
     import gguf
 
@@ -72,12 +98,13 @@ def _described(checkpoint: Checkpoint, card: dict[str, Any], parameters: int) ->
     if repo and not config.get("_name_or_path"):
         config["_name_or_path"] = repo
     metadata = gguf.Metadata.apply_metadata_heuristic(
-        gguf.Metadata(), card, config, None if repo else directory, parameters
+        gguf.Metadata(), card, config, None if repo else directory, parameters.total
     )
     if metadata.name is None:
         metadata.name = directory.name
-    if metadata.size_label is None and parameters > 0:
-        metadata.size_label = gguf.size_label(parameters, parameters, 0, 0)
+    if metadata.size_label is None and parameters.total > 0:
+        counts = (parameters.total, parameters.shared, parameters.expert, parameters.experts)
+        metadata.size_label = gguf.size_label(*counts)
     name = str(metadata.name)
     raw = (config.get("_name_or_path", "").rpartition("/")[2], directory.name)
     identifier = next((text for text in raw if gguf.Metadata.id_to_title(text) == name), "")

@@ -2,7 +2,8 @@
 
 convert_hf_to_gguf.py goes by `tokenizer_class` alone: "GPT2Tokenizer" is BPE, everything else needs tokenizer.model.
 Fine-tunes often save another class and only a tokenizer.json, so what is really there decides here, in this order:
-the class GPT2Tokenizer, a tokenizer.model, a tokenizer.json that holds a byte-level BPE.
+the class GPT2Tokenizer, a tokenizer.model, a tokenizer.json that was converted from one, a tokenizer.json that holds a
+byte-level BPE.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from phitui.api import Checkpoint, InvalidFile, UnsupportedModel
-from phitui_convert import special, vocab_bpe, vocab_spm
+from phitui_convert import pieces, special, vocab_bpe, vocab_spm
 from phitui_convert.vocabulary import Vocabulary
 
 _BPE_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
@@ -21,7 +22,8 @@ def read(checkpoint: Checkpoint, vocabulary: int, pre_tokenizer: str = "") -> Vo
     """The tokenizer's keys for a model of `vocabulary` tokens. Raises InvalidFile or UnsupportedModel."""
     config = checkpoint.json("tokenizer_config.json") or {}
     fast = checkpoint.json("tokenizer.json")
-    if config.get("tokenizer_class") in _BPE_CLASSES or checkpoint.path("tokenizer.model") is None:
+    whole = checkpoint.path("tokenizer.model") is not None or pieces.is_sentencepiece(fast)
+    if config.get("tokenizer_class") in _BPE_CLASSES or not whole:
         found = vocab_bpe.read(checkpoint, _byte_level(checkpoint, fast), config, vocabulary, pre_tokenizer)
         limit = None
     else:
@@ -44,8 +46,8 @@ def _byte_level(checkpoint: Checkpoint, fast: dict[str, Any] | None) -> dict[str
         raise UnsupportedModel(f"{checkpoint.directory}: tokenizer.json holds a {kind!r} tokenizer, not BPE")
     if model.get("byte_fallback") or not _mentions_byte_level(fast):
         raise UnsupportedModel(
-            f"{checkpoint.directory}: tokenizer.json was converted from SentencePiece, and tokenizer.model is missing",
-            "copy tokenizer.model of the base model (for example microsoft/Phi-3-mini-4k-instruct) into the directory",
+            f"{checkpoint.directory}: tokenizer.json holds a BPE that is not byte-level; there is no tokenizer.model",
+            "copy the tokenizer files of the base model into the directory",
         )
     return fast
 

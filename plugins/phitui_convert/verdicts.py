@@ -5,39 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phitui.api import PhituiError, Verdict
-from phitui_convert.architecture import phi3
+from phitui.api import PhituiError, UnsupportedModel, Verdict
+from phitui_convert.architecture.family import Model
+from phitui_convert.families import READERS
 
-SUPPORTED = "Phi3ForCausalLM"
-NEAREST = "Phi3ForCausalLM: Phi-3 mini and medium, Phi-3.5-mini, Phi-4, Phi-4-mini, Phi-4-reasoning"
-
+NEAREST = "microsoft/Phi-4-mini-instruct (Phi3ForCausalLM)"
+_SIBLINGS = {
+    "PhiForCausalLM": "microsoft/phi-2",
+    "PhiMoEForCausalLM": "microsoft/Phi-mini-MoE-instruct",
+    "PhimoeForCausalLM": "microsoft/Phi-mini-MoE-instruct",
+}
+"""Architecture -> a model of it that converts, for those of it that do not."""
 _RELATIVES: dict[str, tuple[str, str]] = {
-    "PhiForCausalLM": ("Phi-1, 1.5 and 2 are not supported by this version", "microsoft/Phi-3-mini-4k-instruct"),
-    "PhiMoEForCausalLM": ("Phi mixture-of-experts models are not supported by this version", "microsoft/phi-4"),
-    "PhimoeForCausalLM": ("Phi mixture-of-experts models are not supported by this version", "microsoft/phi-4"),
     "Phi3SmallForCausalLM": (
         "llama.cpp cannot run Phi-3-small: its blocksparse attention is not implemented there",
         "microsoft/Phi-3-medium-4k-instruct",
     ),
-    "Phi3VForCausalLM": (
-        "Phi-3-vision and Phi-3.5-vision are not supported: llama.cpp has no converter for them",
-        "microsoft/Phi-3.5-mini-instruct",
-    ),
     "Phi4FlashForCausalLM": (
         "llama.cpp cannot run Phi-4-mini-flash: its SambaY layers are not implemented there",
         "microsoft/Phi-4-mini-reasoning",
-    ),
-    "Phi4MMForCausalLM": (
-        "Phi-4-multimodal is not supported: llama.cpp has no converter for it",
-        "microsoft/Phi-4-mini-instruct",
-    ),
-    "Phi4MultimodalForCausalLM": (
-        "Phi-4-multimodal is not supported: llama.cpp has no converter for it",
-        "microsoft/Phi-4-mini-instruct",
-    ),
-    "Phi4ForCausalLMV": (
-        "Phi-4-reasoning-vision is not supported by this version",
-        "microsoft/Phi-4-reasoning",
     ),
 }
 
@@ -47,12 +33,25 @@ def judge(config: Mapping[str, Any]) -> Verdict:
     refusal = refuse(config)
     if refusal is not None:
         return refusal
+    architecture: str = config["architectures"][0]
     try:
-        phi = phi3.read(config)
+        model = READERS[architecture](config)
     except PhituiError as error:
-        return Verdict(False, f"{error.message}; {error.hint}" if error.hint else error.message)
-    rope = "longrope" if phi.rope.long_factors else "no rope scaling"
-    return Verdict(True, f"{SUPPORTED}: {phi.layers} layers, context {phi.context}, {rope}")
+        reason = f"{error.message}; {error.hint}" if error.hint else error.message
+        return Verdict(False, reason, _sibling(architecture) if isinstance(error, UnsupportedModel) else "")
+    return Verdict(True, f"{architecture}{_only(model)}: {model.summary()}")
+
+
+def read(config: Mapping[str, Any]) -> Model:
+    """The model of a config.json. Raises UnsupportedModel or InvalidFile, with what is nearest."""
+    refusal = refuse(config)
+    if refusal is not None:
+        raise UnsupportedModel(refusal.reason, _hint(refusal.nearest))
+    architecture: str = config["architectures"][0]
+    try:
+        return READERS[architecture](config)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(error.message, error.hint or _hint(_sibling(architecture))) from None
 
 
 def refuse(config: Mapping[str, Any]) -> Verdict | None:
@@ -66,11 +65,23 @@ def refuse(config: Mapping[str, Any]) -> Verdict | None:
     if architecture in _RELATIVES:
         reason, nearest = _RELATIVES[architecture]
         return Verdict(False, f"{architecture}: {reason}", nearest)
-    if architecture != SUPPORTED:
+    if architecture not in READERS:
         return Verdict(False, f"{architecture} is not a Phi architecture that phitui converts", NEAREST)
     if config.get("quantization_config"):
         return Verdict(False, _quantized(config["quantization_config"]), "the same model in BF16 or F16")
     return None
+
+
+def _only(model: Model) -> str:
+    return f", text only ({model.left_out} left out)" if model.left_out else ""
+
+
+def _sibling(architecture: str) -> str:
+    return _SIBLINGS.get(architecture, "")
+
+
+def _hint(nearest: str) -> str:
+    return f"nearest supported: {nearest}" if nearest else "see: phitui models"
 
 
 def _quantized(settings: Any) -> str:

@@ -1,16 +1,22 @@
-"""SentencePiece vocabularies (Phi-3, Phi-3.5): tokenizer.model plus the added tokens of three files."""
+"""SentencePiece vocabularies (Phi-3, Phi-3.5): the pieces plus the added tokens of three files.
+
+The pieces are those of tokenizer.model, or of tokenizer.json where a checkpoint has no other (see pieces.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from phitui.api import Checkpoint, InvalidFile, Value, ValueType
+from phitui_convert import pieces
 from phitui_convert.added import AddedToken, from_config, from_json
 from phitui_convert.vocabulary import TokenType, Vocabulary, tokens
 
 UNUSED_SCORE, ADDED_SCORE = -10000.0, -1000.0
+_REBUILT = "there is no tokenizer.model: the vocabulary was rebuilt from tokenizer.json"
 
 
 @dataclass
@@ -26,7 +32,7 @@ class _Lists:
 
 
 def read(checkpoint: Checkpoint, fast: Mapping[str, Any], config: Mapping[str, Any], vocabulary: int) -> Vocabulary:
-    """The vocabulary's keys. Later files win: tokenizer.model, added_tokens.json, tokenizer_config.json, `fast`.
+    """The vocabulary's keys. Later files win: the pieces, added_tokens.json, tokenizer_config.json, `fast`.
 
     Raises InvalidFile.
     """
@@ -35,12 +41,13 @@ def read(checkpoint: Checkpoint, fast: Mapping[str, Any], config: Mapping[str, A
         [UNUSED_SCORE] * vocabulary,
         [TokenType.UNUSED] * vocabulary,
     )
-    for token, (text, score, kind) in enumerate(_pieces(checkpoint, vocabulary)):
+    for token, (text, score, kind) in enumerate(_pieces(checkpoint, fast, vocabulary)):
         lists.put(token, text, score, kind)
     for text, token in (checkpoint.json("added_tokens.json") or {}).items():
         if isinstance(token, int) and 0 <= token < vocabulary:
             lists.put(token, text, ADDED_SCORE, TokenType.USER_DEFINED)
     added = [*from_config(checkpoint, config), *from_json(checkpoint, fast)]
+    notes = () if checkpoint.path("tokenizer.model") else (_REBUILT,)
     for entry in added:
         if entry.id >= vocabulary:
             raise InvalidFile(
@@ -55,7 +62,7 @@ def read(checkpoint: Checkpoint, fast: Mapping[str, Any], config: Mapping[str, A
         **tokens(lists.texts, lists.types),
         "tokenizer.ggml.scores": Value.array(ValueType.FLOAT32, lists.scores),
     }
-    return Vocabulary("llama", values, strips=_strips(added))
+    return Vocabulary("llama", values, strips=_strips(added), notes=notes)
 
 
 def _strips(added: list[AddedToken]) -> bool:
@@ -64,18 +71,26 @@ def _strips(added: list[AddedToken]) -> bool:
     return any(token.rstrip for token in markers)
 
 
-def _pieces(checkpoint: Checkpoint, vocabulary: int) -> Iterator[tuple[str, float, TokenType]]:
-    """(text, score, type) of the pieces of tokenizer.model. Raises InvalidFile."""
+def _pieces(checkpoint: Checkpoint, fast: Mapping[str, Any], vocabulary: int) -> Iterable[tuple[str, float, TokenType]]:
+    """(text, score, type) of the pieces. Raises InvalidFile."""
+    path = checkpoint.path("tokenizer.model")
+    found = list(_model_pieces(path) if path else pieces.rebuild(checkpoint, fast))
+    if len(found) > vocabulary:
+        name = path.name if path else "tokenizer.json"
+        raise InvalidFile(
+            f"{checkpoint.directory}: {name} has {len(found)} pieces, but config.json says vocab_size {vocabulary}"
+        )
+    return found
+
+
+def _model_pieces(path: Path) -> Iterator[tuple[str, float, TokenType]]:
     from sentencepiece import SentencePieceProcessor
 
-    path = checkpoint.path("tokenizer.model")
     model = SentencePieceProcessor()
     try:
         model.LoadFromFile(str(path))
     except (RuntimeError, OSError) as error:
         raise InvalidFile(f"{path}: is not a SentencePiece model: {error}", "download the checkpoint again") from None
-    if model.vocab_size() > vocabulary:
-        raise InvalidFile(f"{path}: has {model.vocab_size()} pieces, but config.json says vocab_size {vocabulary}")
     for token in range(model.vocab_size()):
         yield model.IdToPiece(token), model.GetScore(token), _kind(model, token)
 

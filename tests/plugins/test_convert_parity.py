@@ -5,7 +5,7 @@ that no test needs torch. To freeze them again:
 
     python tests/plugins/test_convert_parity.py checkpoints DIR    # writes the checkpoints
     convert_hf_to_gguf.py DIR/NAME --outtype bf16 --outfile DIR/NAME.bf16.gguf    # for every NAME and type of CASES
-    python tests/plugins/test_convert_parity.py freeze DIR
+    python tests/plugins/test_convert_parity.py freeze DIR [NAME ...]
 
 The byte-level BPE vocabularies are too small to have a known pre-tokenizer, so the reference's get_vocab_base_pre() was
 made to answer "gpt-2", as phitui is by its --pre-tokenizer option.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from phitui_convert.converter import ConvertOptions, Phi3Converter
+from phitui_convert.converter import ConvertOptions, PhiConverter
 from phitui_convert.floats import FloatQuantizer
 
 from phitui import plugins
@@ -140,6 +140,8 @@ def defaults(directory: Path) -> None:
     )
 
 
+PHI2 = {"family": "phi2", "tokenizer": "bpe", "kv_heads": 4, "intermediate": 1024}
+
 CASES: dict[str, Case] = {
     "Phi-3-tiny-4k-instruct": Case({"card": True}, ALL, "Phi-3-tiny-4k-instruct"),
     "Phi-3.5-tiny-instruct": Case(
@@ -173,6 +175,22 @@ CASES: dict[str, Case] = {
         {"rope": "longrope", "context": 131072, "tied": True}, name="Phi-3-mini-128k-instruct", tweak=hub_name
     ),
     "defaults": Case({}, name="Phi-3 Defaults", tweak=defaults),
+    "phi-2-tiny": Case(
+        PHI2 | {"dtype": "F16", "partial_rotary": 0.5, "shards": 2, "card": True, "context": 2048},
+        ALL,
+    ),
+    "phi-1-tiny": Case(
+        PHI2 | {"dtype": "F32", "partial_rotary": 0.25, "rope_schema": "rope_parameters"}, ("auto", "q8_0")
+    ),
+    "Phi-3.5-tiny-MoE": Case(
+        {"family": "phimoe", "rope": "longrope", "context": 131072, "shards": 3}, ALL, "Phi-3.5-tiny-MoE"
+    ),
+    "Phi-mini-MoE": Case(
+        {"family": "phimoe", "rope_schema": "rope_parameters", "dtype": "F16", "experts": 3},
+        ("auto", "f32"),
+        "Phi-3 Phi Mini MoE",
+    ),
+    "Phi-4-tiny-vision": Case({"family": "phi4v", "tokenizer": "bpe"}, ("auto", "q8_0")),
 }
 
 
@@ -206,7 +224,7 @@ def digest(path: Path) -> dict[str, Any]:
 
 def build(directory: Path, scheme: str, out: Path) -> Path:
     options = ConvertOptions(**converter_options(CASES[directory.name].spec.get("tokenizer", "spm")))
-    source = Phi3Converter().open(directory, options)
+    source = PhiConverter().open(directory, options)
     quantizer: Any = FloatQuantizer()
     if scheme == "q8_0":
         offers = [offer for offer in plugins.load().quantizers if plugins.availability(offer).ok]
@@ -228,9 +246,10 @@ def test_equals_the_reference(name: str, scheme: str, tmp_path: Path) -> None:
     assert written["tensors"] == expected["tensors"]
 
 
-def freeze(base: Path) -> None:
+def freeze(base: Path, names: list[str]) -> None:
     DATA.mkdir(parents=True, exist_ok=True)
-    for name, case in CASES.items():
+    for name in names or CASES:
+        case = CASES[name]
         digests = {scheme: digest(base / f"{name}.{scheme}.gguf") for scheme in case.schemes}
         (DATA / f"{name}.json").write_text(json.dumps(digests, indent=0) + "\n", encoding="utf-8")
 
@@ -238,7 +257,7 @@ def freeze(base: Path) -> None:
 if __name__ == "__main__":
     action, where = sys.argv[1], Path(sys.argv[2])
     if action == "freeze":
-        freeze(where)
+        freeze(where, sys.argv[3:])
     else:
         for each, one in CASES.items():
             checkpoint(each, where)

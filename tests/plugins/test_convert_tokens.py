@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from phitui_convert.converter import ConvertOptions, Phi3Converter
+from phitui_convert.converter import ConvertOptions, PhiConverter
 from phitui_convert.floats import FloatQuantizer
 
 from phitui.api import render_chat, write_gguf
@@ -35,7 +35,7 @@ print(json.dumps([model.tokenize(text.encode(), add_bos=False, special=True) for
 
 
 def written(directory: Path, tokenizer: str, **options: str) -> Path:
-    source = Phi3Converter().open(directory, ConvertOptions(**converter_options(tokenizer), **options))
+    source = PhiConverter().open(directory, ConvertOptions(**converter_options(tokenizer), **options))
     out = directory.with_suffix(".gguf")
     write_gguf(FloatQuantizer().plan(source, ["BF16"], None)["BF16"], out)
     return out
@@ -101,7 +101,7 @@ def test_the_newline_after_a_marker_is_eaten(tmp_path: Path) -> None:
 def test_a_name_of_ones_own_is_kept(tmp_path: Path) -> None:
     """It turns the stripping off, which a note says."""
     directory = write_checkpoint(tmp_path / "Phi-3-tiny")
-    source = Phi3Converter().open(directory, ConvertOptions(name="Mine"))
+    source = PhiConverter().open(directory, ConvertOptions(name="Mine"))
     assert source.metadata["general.name"].value == "Mine"
     assert any("phi-3" in note for note in source.notes)
     kept, stripped = llama_ids(written(directory, "spm", name="Mine"), ["<|user|>\n", "<|user|>"])

@@ -1,40 +1,52 @@
 """Phi-3, 3.5, 4 and 4-mini (`Phi3ForCausalLM`): keys and tensors of llama.cpp's architecture "phi3".
 
+Also the text models inside Phi-3-vision, Phi-3.5-vision, Phi-4-multimodal and Phi-4-reasoning-vision, which are the
+same but for the names of some tensors and the tensors beside them. In Phi-4-multimodal the LoRA adapters belong to
+vision and speech: its own code switches them off for text, so the base weights are the whole text model.
+
 Key names are those of llama.cpp's src/llama-arch.cpp; tensors keep the checkpoint's layout (fused qkv and gate/up).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from phitui.api import (
-    Checkpoint,
-    FileExtent,
-    InlineExtent,
-    InvalidFile,
-    SourceTensor,
-    TensorType,
-    UnsupportedModel,
-    Value,
-)
+from phitui.api import Checkpoint, InvalidFile, SourceTensor, UnsupportedModel, Value
 from phitui_convert.architecture.fields import flag, integer, number
-from phitui_convert.architecture.rope import DEFAULT_CONTEXT, Rope, pack, read_rope
+from phitui_convert.architecture.layout import MAX_LAYERS, Part, collect, part, plain, rope_tensors
+from phitui_convert.architecture.rope import DEFAULT_CONTEXT, Rope, read_rope
 
-NAME = "phi3"
-IGNORED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-"""Buffers that old checkpoints carry; they are computed, not learned."""
-MAX_LAYERS = 512
-"""LLAMA_MAX_LAYERS of llama.cpp."""
-_LAYER = {
-    "input_layernorm": "attn_norm",
-    "self_attn.qkv_proj": "attn_qkv",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+
+@dataclass(frozen=True)
+class Tower:
+    """What stands beside the text model: `kind` in words, and the names of its tensors (parts of names).
+
+    `renamed` are pieces of names that the text model's own tensors have and Phi-3's have not. `mark` says whether the
+    file tells that something was left out.
+    """
+
+    kind: str = ""
+    outside: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+    mark: bool = True
+
+    def rename(self, name: str) -> str | None:
+        """The Rename of this checkpoint."""
+        if any(text in name for text in self.outside):
+            return None
+        for text in self.renamed:
+            name = name.replace(text, "")
+        return plain(name)
+
+
+VISION = Tower("vision", ("model.vision_embed_tokens.",))
+MULTIMODAL = Tower(
+    "vision and speech", ("model.embed_tokens_extend.", ".lora_A.", ".lora_B."), renamed=(".base_layer",)
+)
+SIGLIP = Tower("vision", ("vision_tower.", "vision_model.", "mm_projector."), renamed=("language_model.",), mark=False)
+"""Its vision part has a file of its own (see mmproj.py), so the text file says nothing, as the reference's."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +64,50 @@ class Phi3:
     sliding_window: int
     tied: bool
     rope: Rope
+    tower: Tower = field(default=Tower())
+
+    architecture = "phi3"
+
+    @property
+    def left_out(self) -> str:
+        return self.tower.kind
+
+    def summary(self) -> str:
+        rope = "longrope" if self.rope.long_factors else "no rope scaling"
+        return f"{self.layers} layers, context {self.context}, {rope}"
+
+    def metadata(self) -> dict[str, Value]:
+        named = {f"{self.architecture}.{key}": value for key, value in keys(self).items()}
+        if self.tower.kind and self.tower.mark:
+            text = f"The text model of a multimodal one: {self.tower.kind} left out, as converted by phitui."
+            named["general.description"] = Value.string(text)
+        return named
+
+    def tensors(self, checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
+        title = f"Phi-3 with {self.layers} layers"
+        return rope_tensors(self.rope) + collect(checkpoint, self._parts(), title, self.tower.rename)
+
+    def _parts(self) -> Iterator[Part]:
+        hidden, head = self.hidden, self.hidden // self.heads
+        yield part("token_embd.weight", "model.embed_tokens.weight", self.vocabulary, hidden)
+        yield part("output_norm.weight", "model.norm.weight", hidden)
+        yield part("output.weight", "lm_head.weight", self.vocabulary, hidden, optional=self.tied)
+        for layer in range(self.layers):
+            source, target = f"model.layers.{layer}.", f"blk.{layer}."
+            for name, known, *shape in (
+                ("input_layernorm", "attn_norm", hidden),
+                ("self_attn.qkv_proj", "attn_qkv", hidden + 2 * self.heads_kv * head, hidden),
+                ("self_attn.o_proj", "attn_output", hidden, hidden),
+                ("post_attention_layernorm", "ffn_norm", hidden),
+                ("mlp.gate_up_proj", "ffn_up", 2 * self.feed_forward, hidden),
+                ("mlp.down_proj", "ffn_down", hidden, self.feed_forward),
+            ):
+                yield part(f"{target}{known}.weight", f"{source}{name}.weight", *shape)
 
 
-def read(config: Mapping[str, Any]) -> Phi3:
+def read(config: Mapping[str, Any], tower: Tower | None = None) -> Phi3:
     """Check a config.json. Defaults are Phi3Config's. Raises InvalidFile or UnsupportedModel naming the field."""
-    hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
-    heads_kv = integer(config, "num_key_value_heads", heads)
-    if hidden % heads or heads % heads_kv:
-        raise InvalidFile(
-            f"config.json: {heads} attention heads and {heads_kv} key/value heads do not divide {hidden} evenly"
-        )
-    head = integer(config, "head_dim", hidden // heads)
-    if head != hidden // heads:
-        raise UnsupportedModel(
-            f"config.json: head_dim is {head}, but llama.cpp's phi3 takes only hidden_size / heads = {hidden // heads}"
-        )
+    hidden, heads, heads_kv = read_heads(config, "phi3")
     context = integer(config, "max_position_embeddings", DEFAULT_CONTEXT)
     return Phi3(
         vocabulary=integer(config, "vocab_size"),
@@ -80,11 +121,29 @@ def read(config: Mapping[str, Any]) -> Phi3:
         sliding_window=integer(config, "sliding_window", 0, minimum=0),
         tied=flag(config, "tie_word_embeddings"),
         rope=read_rope(config, hidden, heads, context),
+        tower=tower or Tower(),
     )
 
 
-def metadata(phi: Phi3) -> dict[str, Value]:
-    """The keys under "phi3."."""
+def read_heads(config: Mapping[str, Any], architecture: str) -> tuple[int, int, int]:
+    """hidden_size, attention heads, key/value heads. Raises InvalidFile, or UnsupportedModel for wider heads."""
+    hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
+    heads_kv = integer(config, "num_key_value_heads", heads)
+    if hidden % heads or heads % heads_kv:
+        raise InvalidFile(
+            f"config.json: {heads} attention heads and {heads_kv} key/value heads do not divide {hidden} evenly"
+        )
+    head = integer(config, "head_dim", hidden // heads)
+    if head != hidden // heads:
+        raise UnsupportedModel(
+            f"config.json: head_dim is {head}, but llama.cpp's {architecture} takes only "
+            f"hidden_size / heads = {hidden // heads}"
+        )
+    return hidden, heads, heads_kv
+
+
+def keys(phi: Phi3) -> dict[str, Value]:
+    """The keys of a Phi-3, without the name of the architecture before them."""
     values = {
         "context_length": Value.u32(phi.context),
         "rope.scaling.original_context_length": Value.u32(phi.rope.original_context),
@@ -101,83 +160,4 @@ def metadata(phi: Phi3) -> dict[str, Value]:
     }
     if phi.rope.attention_factor is not None:
         values["rope.scaling.attn_factor"] = Value.f32(phi.rope.attention_factor)
-    return {f"{NAME}.{key}": value for key, value in values.items()}
-
-
-def tensors(phi: Phi3, checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
-    """All tensors in the order of convert_hf_to_gguf.py: rope factors, then shard by shard, by name.
-
-    Raises InvalidFile naming the first tensor that is missing, has another shape, or is not part of Phi-3.
-    """
-    expected = {name: (target, shape) for name, target, shape in _expected(phi)}
-    _check_names(checkpoint, set(expected), tied=phi.tied)
-    result = list(_rope_tensors(phi.rope))
-    for tensor in sorted(checkpoint.tensors.values(), key=lambda tensor: (tensor.extent.path.name, tensor.name)):
-        name = tensor.name
-        if name.endswith(IGNORED):
-            continue
-        target, shape = expected[name]
-        if tensor.shape != shape:
-            raise InvalidFile(
-                f"{checkpoint.directory}: tensor {name!r} has shape {list(tensor.shape)}, "
-                f"but config.json says {list(shape)}",
-                "config.json and the weights do not belong together; download the checkpoint again",
-            )
-        result.append(_tensor(target, shape, tensor.dtype, tensor.extent))
-    return tuple(result)
-
-
-def _expected(phi: Phi3) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(name in the checkpoint, name in GGUF, PyTorch shape) of every tensor."""
-    head = phi.hidden // phi.heads
-    shapes: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (phi.hidden,),
-        "self_attn.qkv_proj": (phi.hidden + 2 * phi.heads_kv * head, phi.hidden),
-        "self_attn.o_proj": (phi.hidden, phi.hidden),
-        "post_attention_layernorm": (phi.hidden,),
-        "mlp.gate_up_proj": (2 * phi.feed_forward, phi.hidden),
-        "mlp.down_proj": (phi.hidden, phi.feed_forward),
-    }
-    yield "model.embed_tokens.weight", "token_embd.weight", (phi.vocabulary, phi.hidden)
-    yield "model.norm.weight", "output_norm.weight", (phi.hidden,)
-    yield "lm_head.weight", "output.weight", (phi.vocabulary, phi.hidden)
-    for layer in range(phi.layers):
-        for part, shape in shapes.items():
-            yield f"model.layers.{layer}.{part}.weight", f"blk.{layer}.{_LAYER[part]}.weight", shape
-
-
-def _check_names(checkpoint: Checkpoint, expected: set[str], tied: bool) -> None:
-    found = {name for name in checkpoint.tensors if not name.endswith(IGNORED)}
-    missing = sorted(expected - found - ({"lm_head.weight"} if tied else set()))
-    if missing:
-        hint = "download the checkpoint again"
-        if missing == ["lm_head.weight"]:
-            hint = "if its output shares the embeddings, config.json must say tie_word_embeddings: true"
-        raise InvalidFile(f"{checkpoint.directory}: tensor {missing[0]!r}{_others(missing)} is missing", hint)
-    extra = sorted(found - expected)
-    if extra:
-        raise InvalidFile(
-            f"{checkpoint.directory}: tensor {extra[0]!r}{_others(extra)} is not part of Phi-3 with "
-            f"{_layers(expected)} layers",
-            "merge adapters (LoRA) into the model, and convert only text models",
-        )
-
-
-def _others(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _layers(expected: set[str]) -> int:
-    return sum(name.endswith(".input_layernorm.weight") for name in expected)
-
-
-def _rope_tensors(rope: Rope) -> Iterator[SourceTensor]:
-    for name, factors in (("rope_factors_long", rope.long_factors), ("rope_factors_short", rope.short_factors)):
-        if factors:
-            yield _tensor(f"{name}.weight", (len(factors),), TensorType.F32, InlineExtent(pack(factors)))
-
-
-def _tensor(name: str, shape: tuple[int, ...], stored: TensorType, extent: FileExtent | InlineExtent) -> SourceTensor:
-    """One-dimensional tensors are F32 whatever the scheme: llama.cpp computes norms and factors in F32 only."""
-    pinned = TensorType.F32 if len(shape) == 1 else None
-    return SourceTensor(name, tuple(reversed(shape)), stored, (extent,), pinned)
+    return values

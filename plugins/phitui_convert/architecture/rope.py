@@ -1,4 +1,4 @@
-"""Rotary position embedding of Phi-3: both schemas of config.json, long context factors and their attention factor.
+"""Rotary position embedding: both schemas of config.json, long context factors and their attention factor.
 
 Old schema: rope_theta, partial_rotary_factor and rope_scaling {type, short_factor, long_factor} at the top.
 Transformers 5: all of it inside rope_parameters, with rope_type. "su" and "yarn" are old names of "longrope" in Phi-3
@@ -36,21 +36,37 @@ class Rope:
     long_factors: tuple[float, ...] = ()
 
 
-def read_rope(config: Mapping[str, Any], hidden: int, heads: int, context: int) -> Rope:
-    """Read either schema. Raises InvalidFile for missing or wrong factors, UnsupportedModel for another scaling."""
+def read_rope(
+    config: Mapping[str, Any],
+    hidden: int,
+    heads: int,
+    context: int,
+    *,
+    theta: float = 10000.0,
+    part: float = 1.0,
+    original: int = 0,
+) -> Rope:
+    """Read either schema. `theta`, `part` and `original` (context) are the defaults of the family.
+
+    Raises InvalidFile for missing or wrong factors, UnsupportedModel for another scaling.
+    """
     parameters = _parameters(config)
-    theta = number(parameters, "rope_theta", number(config, "rope_theta", 10000.0))
-    part = number(parameters, "partial_rotary_factor", number(config, "partial_rotary_factor", 1.0))
+    theta = number(parameters, "rope_theta", number(config, "rope_theta", theta))
+    part = number(parameters, "partial_rotary_factor", number(config, "partial_rotary_factor", part))
     if part > 1:
         raise InvalidFile(f"config.json: partial_rotary_factor is {part}: it cannot be above 1")
     dimensions = int(part * hidden) // heads
-    original = integer(config, "original_max_position_embeddings", DEFAULT_CONTEXT)
+    if dimensions % 2:
+        raise UnsupportedModel(f"config.json: {dimensions} dimensions of a head are rotated; llama.cpp rotates pairs")
+    # Phi3Config has a default of its own, which hides what the parameters say; the other configs have none
+    inner = integer(parameters, "original_max_position_embeddings", original) if original else DEFAULT_CONTEXT
+    original = integer(config, "original_max_position_embeddings", inner)
     kind = _kind(parameters)
     if kind == "default":
         return Rope(theta, dimensions, original)
     if kind not in LONGROPE_NAMES:
         raise UnsupportedModel(
-            f"config.json: rope scaling {kind!r} is not known for Phi-3; it has none or longrope",
+            f"config.json: rope scaling {kind!r} is not known for Phi: it has none or longrope",
             "use the config.json the checkpoint came with",
         )
     factors = {key: _factors(parameters, key, dimensions, kind) for key in ("short_factor", "long_factor")}
@@ -68,7 +84,7 @@ def _parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(parameters, Mapping):
         raise InvalidFile(f"config.json: rope_scaling is {parameters!r}, not an object")
     if any(isinstance(value, Mapping) for value in parameters.values()):
-        raise UnsupportedModel("config.json: rope parameters differ between layers, which Phi-3 never has")
+        raise UnsupportedModel("config.json: rope parameters differ between layers, which Phi never has")
     return parameters
 
 
