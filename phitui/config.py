@@ -55,7 +55,6 @@ class Config:
     folders: tuple[str, ...] = options.option((), help="more folders to look for models in")
     threads: int | None = options.option(None, help="threads for builds and chat; all cores if not set", minimum=1)
     theme: str = options.option("phitui", help="theme of the terminal app")
-    lite: bool | None = options.option(None, help="low-bandwidth painting; not set: on over SSH")
     file: Path | None = field(default=None, metadata={"phitui": {"help": "where this was read from"}})
 
 

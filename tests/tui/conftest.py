@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from phitui.actions.context import Context
 from phitui.actions.export import ExportResult
+from phitui.actions.fit import Fit
 from phitui.actions.schemes import SchemeRow
 from phitui.domain.bundle import Bundle, BundleFile
 from phitui.domain.chat import ChatStats, Message, TextChunk
@@ -31,6 +32,8 @@ from phitui.tui.app import PhituiApp
 from phitui.tui.door import Door
 from phitui.tui.state import Hand
 
+PARTLY, WHOLE = Fit(True, 17, 33, 4096, True), Fit(True, 33, 33, 4096, True)
+NOT = Fit(False, 0, 33, 4096, False)
 GIB = 1024**3
 NOON = 1767268800.0
 """2026-01-01 12:00 UTC: never today, and the same day in every time zone that people live in."""
@@ -199,10 +202,37 @@ class StubDoor(Door):
     def schemes(self, source: str | None) -> Sequence[SchemeRow]:
         self._said("schemes", source)
         return [
-            SchemeRow(Scheme("F16", 16.0, 1, description="half precision"), "floats", 7680000000, 16.0),
-            SchemeRow(Scheme("Q8_0", 8.5, 7, description="almost lossless"), "llama", 4080000000, 8.5),
-            SchemeRow(Scheme("Q4_K_M", 4.9, 15, description="a good balance"), "llama", 2490000000, 5.2, 3),
-            SchemeRow(Scheme("IQ1_S", 1.6, 24, True, "very small"), "llama", 980000000, 2.0, 0, True),
+            SchemeRow(
+                Scheme("F16", 16.0, 1, description="half precision"),
+                "floats",
+                7680000000,
+                16.0,
+                fit=Fit(True, 17, 33, 4096, True),
+            ),
+            SchemeRow(
+                Scheme("Q8_0", 8.5, 7, description="almost lossless"),
+                "llama",
+                4080000000,
+                8.5,
+                fit=Fit(True, 33, 33, 4096, True),
+            ),
+            SchemeRow(
+                Scheme("Q4_K_M", 4.9, 15, description="a good balance"),
+                "llama",
+                2490000000,
+                5.2,
+                3,
+                fit=Fit(True, 33, 33, 4096, True),
+            ),
+            SchemeRow(
+                Scheme("IQ1_S", 1.6, 24, True, "very small"),
+                "llama",
+                980000000,
+                2.0,
+                0,
+                True,
+                fit=Fit(False, 0, 33, 4096, False),
+            ),
         ]
 
     def preview_build(self, source: str, scheme: str, out: str) -> Plan:

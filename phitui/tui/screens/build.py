@@ -31,6 +31,7 @@ COLUMNS = (
     Column("scheme", 9),
     Column("size", 10, right=True),
     Column("bits", 5, right=True),
+    Column("fits here", 14),
     Column("notes"),
     Column("description", 36, above=86),
 )
@@ -126,6 +127,7 @@ class Build(Place):
             styled(scheme.name, style or "bold"),
             styled(show.size(row.size), style),
             styled(f"{bits:.2f}", style),
+            styled(row.fit.text, "$muted" if row.fit.fits else "$error") if row.fit else Content(""),
             Content(", ").join(notes),
             styled(scheme.description, "$muted"),
         )
