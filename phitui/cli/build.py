@@ -84,7 +84,7 @@ def _text(plan: FilePlan) -> str:
     document = actions.as_document(plan)
     lines = [output.table(("tensor", "shape", "from", "to", ""), rows), *map(visible, document["notes"])]
     if plan.needs_imatrix:
-        lines.append(f"{len(plan.needs_imatrix)} tensors need an importance matrix: --imatrix FILE")
+        lines.append(f"{len(plan.needs_imatrix)} tensors need an importance matrix (phitui imatrix): --imatrix FILE")
     size = document["size"]
     lines.append(
         f"{plan.scheme}: {output.size(size)} ({size:,} bytes, exact), {plan.bits_per_weight:.2f} bits per weight"

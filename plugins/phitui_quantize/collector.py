@@ -6,10 +6,11 @@ block (`blk.*`) for at least 16 tokens; `output.weight` only if asked for. Every
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,14 @@ def collect(model: Path, text: str, out: Path, settings: ImatrixSettings, job: J
     if settings.chunks is not None and sums.chunks > settings.chunks:
         sums = Sums()
     resumed = sums.chunks
-    _read(model, text, sums, _Keeper(sums, state, identity), settings, job)
+    _read(model, text, sums, _Keeper(sums, state, identity, job.note), settings, job)
     if not sums.squares:
         raise EngineError(f"{model.name} has no matrix products that an importance matrix could be made of")
     for note in _unused(sums):
         job.note(note)
     size = write_imatrix(out, sums, settings)
-    state.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        state.unlink()
     return {
         "path": str(out),
         "size": size,
@@ -112,10 +114,10 @@ def collect(model: Path, text: str, out: Path, settings: ImatrixSettings, job: J
 
 
 class _Keeper:
-    """Saves whole chunks now and then."""
+    """Saves whole chunks now and then. A disk that refuses costs the chance to resume, not the work."""
 
-    def __init__(self, sums: Sums, path: Path, identity: Mapping[str, Any]) -> None:
-        self._sums, self._path, self._identity = sums, path, identity
+    def __init__(self, sums: Sums, path: Path, identity: Mapping[str, Any], note: Callable[[str], None]) -> None:
+        self._sums, self._path, self._identity, self._note = sums, path, identity, note
         self._saved, self._at = sums.chunks, time.monotonic()
 
     def chunk(self) -> None:
@@ -125,9 +127,13 @@ class _Keeper:
 
     def save(self) -> None:
         """Save what is not saved yet."""
-        if self._sums.chunks > self._saved:
+        if self._sums.chunks == self._saved:
+            return
+        try:
             self._sums.save(self._path, self._identity)
-            self._saved, self._at = self._sums.chunks, time.monotonic()
+        except OSError as error:
+            self._note(f"cannot keep what is done so far in {self._path}: {error.strerror}")
+        self._saved, self._at = self._sums.chunks, time.monotonic()
 
 
 def _read(path: Path, text: str, sums: Sums, keeper: _Keeper, settings: ImatrixSettings, job: JobContext) -> None:

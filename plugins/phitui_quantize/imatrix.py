@@ -62,6 +62,14 @@ class Imatrix:
         if bare and self.weights:
             raise self._of_another_model(f"it has no values for {min(bare, key=_place)}, nor for its whole layer")
 
+    def gaps(self, tensors: Sequence[PlannedTensor]) -> list[str]:
+        """What to say of quantized weights of blocks that have no values: they are encoded as without a matrix."""
+        bare = [t.name for t in tensors if not t.type.is_float and t.name.startswith("blk.")]
+        bare = [name for name in bare if name not in self.weights]
+        if not self.weights or not bare:
+            return []
+        return [f"the importance matrix has no values for {bare[0]} ({len(bare)} tensors in all)"]
+
     def _check_size(self, name: str, shape: tuple[int, ...]) -> None:
         found = self.weights.get(name)
         if found is not None and found.size != _wanted(shape) and name != "token_embd.weight":

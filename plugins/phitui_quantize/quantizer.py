@@ -123,7 +123,7 @@ def file_plan(source: TensorSource, scheme: str, answer: Answer, options: Quanti
         tensors = place([(tensor, *answer.tensors[tensor.name]) for tensor in source.tensors])
     except InvalidFile as error:  # llama.cpp fails on it too, but only when it comes to that tensor
         return FilePlan(scheme, metadata, (), notes=tuple(source.notes), refused=f"{scheme}: {error.message}")
-    notes = _notes(source, options)
+    notes = (*_notes(source, options), *matrix.gaps(tensors))
     plan = FilePlan(scheme, metadata, tensors, needs_imatrix=answer.needs_imatrix, notes=notes)
     return replace(plan, refused=_refusal(plan, options))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
@@ -94,18 +95,23 @@ class Sums:
         return {name: experts for name, experts in sorted(found.items()) if experts}
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Keep the whole chunks in a file, which replaces the former one at once."""
+        """Keep the whole chunks in a file, which replaces the former one at once. Raises OSError."""
         import numpy as np
 
         state = json.dumps({"identity": dict(identity), "chunks": self.chunks})
         arrays = {f"squares {name}": values for name, values in self.squares.items()}
         arrays |= {f"counts {name}": values for name, values in self.counts.items()}
         draft = path.with_name(path.name + ".new")
-        with draft.open("wb") as file:
-            np.savez(file, **{_STATE: np.array(state)}, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("wb") as file:
+                np.savez(file, **{_STATE: np.array(state)}, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> Sums | None:

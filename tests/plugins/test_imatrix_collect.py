@@ -190,6 +190,16 @@ def test_settings(tmp_path: Path) -> None:
     assert "one chunk has 5000" in results[5]["message"]
 
 
+def test_a_disk_that_refuses_costs_only_the_chance_to_resume(tmp_path: Path) -> None:
+    model = write_bytewise(tmp_path / "tiny.gguf", layers=1)
+    out = tmp_path / "m.gguf"
+    (tmp_path / "m.gguf.state").mkdir()
+    done = collect(model, [{"out": out}], save_seconds=0)[0]
+    assert "cannot keep what is done so far" in done["notes"][0]
+    assert (done["chunks"], read_header(out).get("imatrix.chunk_count")) == (8, 8)
+    assert list(tmp_path.glob("*.new")) == []
+
+
 QUANTIZE = """
 import ctypes, json, sys
 import llama_cpp.llama_cpp as native

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("phitui_quantize")
-from phitui_quantize.imatrix import read_imatrix
+from phitui_quantize.imatrix import no_imatrix, read_imatrix
 from phitui_quantize.imatrix_file import write_imatrix
 from phitui_quantize.sums import Sums
 
@@ -148,3 +148,14 @@ def test_of_this_model(tmp_path: Path) -> None:
         [*OWN, tensor("blk.0.norm.weight", 3), tensor("blk.0.router.weight", 3, 4), tensor("output.weight", 3, 9)]
     )
     assert matrix.values(PlannedTensor("output.weight", (3, 9), TensorType.Q4_0, 0, OWN[0])) is None
+
+
+def test_weights_without_values_are_named(tmp_path: Path) -> None:
+    def planned(name: str, type_: TensorType) -> PlannedTensor:
+        return PlannedTensor(name, (32, 4), type_, 0, OWN[0])
+
+    matrix = read_imatrix(written(tmp_path / "i.gguf"))
+    names = ["output.weight", "blk.0.a.weight", "blk.0.up.weight", "blk.0.down.weight"]
+    plan = [planned(name, TensorType.Q4_0) for name in names] + [planned("blk.0.router.weight", TensorType.F32)]
+    assert matrix.gaps(plan) == ["the importance matrix has no values for blk.0.up.weight (2 tensors in all)"]
+    assert no_imatrix().gaps(plan) == []
