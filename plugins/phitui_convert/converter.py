@@ -20,8 +20,11 @@ from phitui.api import (
     option,
 )
 from phitui_convert import verdicts
+from phitui_convert.architecture import mmproj
 from phitui_convert.architecture.family import Model
 from phitui_convert.families import READERS
+from phitui_convert.general import Described
+from phitui_convert.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class ConvertOptions:
     name: str = option("", help="general.name of the model; by default from the model card or the directory")
     pre_tokenizer: str = option(
         "", help="llama.cpp's name of the BPE pre-tokenizer, where it is not recognized", advanced=True
+    )
+    mmproj: bool = option(
+        False,
+        help="write the vision part of Phi-4-reasoning-vision instead of its text model; name the file with --out",
+        advanced=True,
     )
 
 
@@ -51,7 +59,7 @@ class PhiConverter:
     def open(self, checkpoint: Path, options: Any) -> TensorSource:
         """Check every tensor against config.json and read the tokenizer. Raises UnsupportedModel or InvalidFile."""
         opened = open_checkpoint(checkpoint)
-        model = _model(opened)
+        model = _model(opened, options.mmproj)
         tensors = model.tensors(opened)
         metadata, notes = _metadata(opened, model, tensors, options)
         if model.left_out:
@@ -59,7 +67,9 @@ class PhiConverter:
         return Source(opened.directory, model.architecture, metadata, tensors, tuple(notes))
 
 
-def _model(checkpoint: Checkpoint) -> Model:
+def _model(checkpoint: Checkpoint, vision: bool) -> Model:
+    if vision:
+        return mmproj.read(checkpoint)
     try:
         return verdicts.read(checkpoint.config)
     except PhituiError as error:
@@ -68,24 +78,32 @@ def _model(checkpoint: Checkpoint) -> Model:
 
 def _left_out(checkpoint: Checkpoint, model: Model, tensors: tuple[SourceTensor, ...]) -> str:
     rest = checkpoint.size - sum(tensor.stored_bytes for tensor in tensors)
-    return f"{model.left_out} of {checkpoint.directory.name} left out ({rest / 1e6:,.1f} MB): the file is for text only"
+    way = "; --mmproj writes a file for vision" if checkpoint.config["architectures"][0] == mmproj.SOURCE else ""
+    return f"{model.left_out} of {checkpoint.directory.name} left out ({rest / 1e6:,.1f} MB): text only{way}"
 
 
 def _metadata(
     checkpoint: Checkpoint, model: Model, tensors: tuple[SourceTensor, ...], options: ConvertOptions
 ) -> tuple[dict[str, Value], list[str]]:
     """All keys, and notes for people. The heavy libraries are imported here, on first use."""
-    from phitui_convert import general, names, tokenizer
+    from phitui_convert import general
+
+    described = general.read(checkpoint, general.count(tensors))
+    head = {"general.architecture": Value.string(model.architecture)}
+    if not model.vocabulary:
+        head |= {"general.type": Value.string("mmproj"), "general.name": Value.string(options.name or described.name)}
+        return {**head, **described.values, **model.metadata()}, list(described.notes)
+    vocabulary, name, notes = _vocabulary(checkpoint, model, described, options)
+    head |= {"general.type": Value.string("model"), "general.name": Value.string(name)}
+    return {**head, **described.values, **model.metadata(), **vocabulary.values}, [*described.notes, *notes]
+
+
+def _vocabulary(
+    checkpoint: Checkpoint, model: Model, described: Described, options: ConvertOptions
+) -> tuple[Vocabulary, str, list[str]]:
+    """The tokenizer, the name that fits it, and notes."""
+    from phitui_convert import names, tokenizer
 
     vocabulary = tokenizer.read(checkpoint, model.vocabulary, options.pre_tokenizer)
-    described = general.read(checkpoint, general.count(tensors))
     name, notes = names.fit(described.name, described.identifier, vocabulary, options.name)
-    metadata = {
-        "general.architecture": Value.string(model.architecture),
-        "general.type": Value.string("model"),
-        "general.name": Value.string(name),
-        **described.values,
-        **model.metadata(),
-        **vocabulary.values,
-    }
-    return metadata, [*described.notes, *vocabulary.notes, *notes]
+    return vocabulary, name, [*vocabulary.notes, *notes]

@@ -12,6 +12,7 @@ from phitui.api import (
     NoOptions,
     PlannedTensor,
     Scheme,
+    SourceTensor,
     TensorSource,
     TensorType,
     UsageError,
@@ -28,6 +29,8 @@ _SCHEMES = (
     Scheme("F16", 16.0, 1, description="16-bit floats; fastest on older GPUs"),
     Scheme("AUTO", 16.0, 1024, description="BF16 or F16, whichever the checkpoint has"),
 )
+_PATCHES = "v.patch_embd.weight"
+"""The kernel of a convolution, for which llama.cpp has F32 and F16 (convert_hf_to_gguf.py, MmprojModel)."""
 _FILE_TYPES = {scheme.name: scheme.file_type for scheme in _SCHEMES}
 
 
@@ -72,12 +75,14 @@ class FloatQuantizer:
             "general.file_type": Value.u32(_FILE_TYPES[scheme]),
             "general.quantization_version": Value.u32(_QUANTIZATION_VERSION),
         }
-        tensors = place([(tensor, _type(tensor.pinned, type_), None) for tensor in source.tensors])
+        tensors = place([(tensor, _type(tensor, type_), None) for tensor in source.tensors])
         return FilePlan(scheme, metadata, tensors, notes=(*source.notes, *notes))
 
 
-def _type(pinned: TensorType | None, wanted: TensorType) -> TensorType:
-    return wanted if pinned is None else pinned
+def _type(tensor: SourceTensor, wanted: TensorType) -> TensorType:
+    if tensor.name == _PATCHES and wanted is TensorType.F16:
+        return wanted
+    return wanted if tensor.pinned is None else tensor.pinned
 
 
 def _resolve(source: TensorSource) -> str:

@@ -16,7 +16,7 @@ from phitui_convert.converter import ConvertOptions, PhiConverter
 from phitui_convert.floats import FloatQuantizer
 
 from phitui import plugins
-from phitui.api import InvalidFile, Source, TensorType, UnsupportedModel, read_header, write_gguf
+from phitui.api import InvalidFile, Source, TensorType, UnsupportedModel, UsageError, read_header, write_gguf
 from phitui.testing.checkpoints import (
     TinyPhi,
     config,
@@ -218,6 +218,53 @@ def test_slim_moe_without_any_rope_scaling(tmp_path: Path) -> None:
     assert values["rope_scaling"] is None
     (directory / "config.json").write_text(json.dumps(values))
     assert opened(directory).metadata["phimoe.rope.scaling.original_context_length"].value == 4096
+
+
+# --- the vision part of Phi-4-reasoning-vision ---
+
+
+@pytest.fixture
+def seeing(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "Phi-4-tiny-vision", family="phi4v", tokenizer="bpe")
+
+
+def test_vision_is_only_in_one_model(tmp_path: Path, seeing: Path) -> None:
+    assert opened(seeing, "bpe", mmproj=True).architecture == "clip"
+    directory = write_checkpoint(tmp_path / "Phi-3-vision", family="phi3v")
+    with pytest.raises(UsageError, match="--mmproj is for Phi4ForCausalLMV"):
+        opened(directory, mmproj=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("config.json", {"vision_config": None}, "no vision_config"),
+        (
+            "config.json",
+            {"vision_config": {"hidden_size": 64, "intermediate_size": 96}},
+            "num_hidden_layers is missing",
+        ),
+        ("preprocessor_config.json", {"patch_size": None}, "patch_size is missing"),
+        ("preprocessor_config.json", {"patch_size": 5}, "patch_embedding.weight' has shape"),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, "image_mean is"),
+        ("preprocessor_config.json", {"max_num_patches": "many"}, "max_num_patches is 'many'"),
+    ],
+)
+def test_broken_vision(file: str, changes: dict[str, Any], said: str, seeing: Path) -> None:
+    edit(seeing / file, **changes)
+    with pytest.raises(InvalidFile, match=said):
+        opened(seeing, "bpe", mmproj=True)
+
+
+def test_a_vision_tower_without_its_positions(seeing: Path) -> None:
+    phi = TinyPhi(family="phi4v", tokenizer="bpe")
+    name = next(name for name in tensor_shapes(phi) if name.endswith("position_embedding.weight"))
+    retensor(seeing, phi, lambda shapes: shapes.update({name: (15, 64)}))
+    with pytest.raises(InvalidFile, match="not a square"):
+        opened(seeing, "bpe", mmproj=True)
+    retensor(seeing, phi, lambda shapes: shapes.pop(name))
+    with pytest.raises(InvalidFile, match="is the vision part in the checkpoint"):
+        opened(seeing, "bpe", mmproj=True)
 
 
 # --- llama.cpp's word ---

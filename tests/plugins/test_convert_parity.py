@@ -4,7 +4,8 @@ data/convert/*.json are digests of the reference's files, frozen once from llama
 that no test needs torch. To freeze them again:
 
     python tests/plugins/test_convert_parity.py checkpoints DIR    # writes the checkpoints
-    convert_hf_to_gguf.py DIR/NAME --outtype bf16 --outfile DIR/NAME.bf16.gguf    # for every NAME and type of CASES
+    convert_hf_to_gguf.py DIR/NAME --outtype bf16 --outfile DIR/NAME.bf16.gguf    # for every NAME and type of CASES,
+                                                                                     # --mmproj where CASES says so
     python tests/plugins/test_convert_parity.py freeze DIR [NAME ...]
 
 The byte-level BPE vocabularies are too small to have a known pre-tokenizer, so the reference's get_vocab_base_pre() was
@@ -42,6 +43,7 @@ class Case:
     schemes: tuple[str, ...] = ("auto",)
     name: str = ""
     tweak: Tweak = field(default=lambda _: None)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def edit(path: Path, drop: tuple[str, ...] = (), **changes: Any) -> None:
@@ -191,6 +193,7 @@ CASES: dict[str, Case] = {
         "Phi-3 Phi Mini MoE",
     ),
     "Phi-4-tiny-vision": Case({"family": "phi4v", "tokenizer": "bpe"}, ("auto", "q8_0")),
+    "Phi-4-tiny-mmproj": Case({"family": "phi4v", "tokenizer": "bpe"}, ALL, options={"mmproj": True}),
 }
 
 
@@ -223,7 +226,8 @@ def digest(path: Path) -> dict[str, Any]:
 
 
 def build(directory: Path, scheme: str, out: Path) -> Path:
-    options = ConvertOptions(**converter_options(CASES[directory.name].spec.get("tokenizer", "spm")))
+    case = CASES[directory.name]
+    options = ConvertOptions(**converter_options(case.spec.get("tokenizer", "spm")), **case.options)
     source = PhiConverter().open(directory, options)
     quantizer: Any = FloatQuantizer()
     if scheme == "q8_0":
