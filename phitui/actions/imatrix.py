@@ -16,6 +16,7 @@ from phitui.actions.jobs import jobs
 from phitui.actions.models import resolve_model
 from phitui.actions.source import source_name
 from phitui.domain.offers import ImatrixCollector, ImatrixSettings, JobContext
+from phitui.domain.text import visible
 from phitui.errors import InvalidFile, PhituiError, Unavailable, UsageError
 from phitui.jobs import Job
 from phitui.plugins import availability
@@ -95,6 +96,9 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
 def normalized(ctx: Context, request: ImatrixRequest) -> ImatrixRequest:
     """The request with absolute paths and the default text and output path filled in."""
     offer = collector(ctx)
+    if Path(request.model).expanduser().is_dir():
+        build = shlex.join(["phitui", "build", request.model, "--scheme", "AUTO", "--out", "model.gguf"])
+        raise UsageError(f"{visible(request.model)} is a directory; a GGUF file is needed here", build)
     model = resolve_model(ctx, request.model)
     out = Path(request.out).expanduser() if request.out else default_out(ctx, model)
     if not request.out:
