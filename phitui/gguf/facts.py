@@ -13,8 +13,10 @@ from phitui.errors import InvalidFile
 from phitui.gguf.header import Header
 
 _MARKERS = frozenset({"<|im_sep|>", *(stop for item in CHAT_FORMATS for stop in item.stops)})
-_ARCHITECTURES = {"phi": "phi2", "phi-msft": "phi2", "phi3_v": "phi3", "phi4mm": "phi3"}
-"""model_type of a config.json -> architecture of the GGUF, where they differ."""
+_ARCHITECTURES = {"phi": "phi2", "phi-msft": "phi2", "phi3_v": "phi3", "phi4mm": "phi3", "phi4_multimodal": "phi3"}
+"""model_type of a config.json -> architecture of the GGUF, where they differ. Of multimodal models it is the text's."""
+_TEXT_MODELS = {"Phi4ForCausalLMV": "phi3"}
+"""architectures[0] of a config.json -> architecture of the GGUF, where model_type does not tell."""
 
 
 def facts_from_header(header: Header) -> ModelFacts:
@@ -94,12 +96,11 @@ def facts_from_config(
     `tokens` are texts of its special tokens, for the chat format; without them the size of the vocabulary decides.
     """
     number = _reader(config)
-    kind = str(config.get("model_type", ""))
     heads, embedding = number("num_attention_heads"), number("hidden_size")
     head_length = number("head_dim") or (embedding // heads if heads else 0)
     experts = number("num_local_experts")
     vocabulary = number("vocab_size")
-    architecture = _ARCHITECTURES.get(kind, kind)
+    architecture = _architecture(config)
     return ModelFacts(
         name=name,
         architecture=architecture,
@@ -122,6 +123,16 @@ def facts_from_config(
         experts_used=number("num_experts_per_tok") if experts else 0,
         tied_embeddings=bool(config.get("tie_word_embeddings")),
     )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """The architecture of the GGUF that a checkpoint becomes."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    kind = str(config.get("model_type", ""))
+    if isinstance(first, str) and first in _TEXT_MODELS:
+        return _TEXT_MODELS[first]
+    return _ARCHITECTURES.get(kind, kind)
 
 
 def _reader(config: Mapping[str, Any]) -> Any:
@@ -159,7 +170,8 @@ def _config_rope(config: Mapping[str, Any], head_length: int) -> Rope:
     scaling = parameters or config.get("rope_scaling")
     default = 0.5 if config.get("model_type") == "phi" else 1.0
     part = _number(parameters.get("partial_rotary_factor", config.get("partial_rotary_factor")), default)
-    base = _number(parameters.get("rope_theta", config.get("rope_theta")), 10000.0)
+    theta = 1e6 if config.get("model_type") == "phimoe" else 10000.0
+    base = _number(parameters.get("rope_theta", config.get("rope_theta")), theta)
     kind, original = "none", None
     if isinstance(scaling, Mapping):
         kind = str(scaling.get("rope_type") or scaling.get("type") or "none")
@@ -178,9 +190,12 @@ def _number(value: Any, default: float) -> float:
 
 
 def _count(config: Mapping[str, Any]) -> int:
-    """The exact number of weights of the phi, phi3 and phimoe families (transformers' modeling files); else 0."""
-    counts = {"phi": _count_phi, "phi3": _count_phi3, "phimoe": _count_phimoe}
-    count = counts.get(str(config.get("model_type")))
+    """The exact number of weights of the phi, phi3 and phimoe families (transformers' modeling files); else 0.
+
+    Of a multimodal model those of the text model, which is what it becomes.
+    """
+    counts = {"phi2": _count_phi, "phi3": _count_phi3, "phimoe": _count_phimoe}
+    count = counts.get(_architecture(config))
     return count(config) if count else 0
 
 

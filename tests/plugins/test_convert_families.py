@@ -16,6 +16,8 @@ from phitui_convert.converter import ConvertOptions, PhiConverter
 from phitui_convert.floats import FloatQuantizer
 
 from phitui import plugins
+from phitui.actions.context import Context
+from phitui.actions.models import inspect
 from phitui.api import InvalidFile, Source, TensorType, UnsupportedModel, UsageError, read_header, write_gguf
 from phitui.testing.checkpoints import (
     TinyPhi,
@@ -310,6 +312,17 @@ def written(source: Source, out: Path, scheme: str = "AUTO") -> Path:
     plan = quantizer.plan(source, [scheme], quantizer.options())[scheme]
     write_gguf(plan, out, quantizer.encoder(plan, quantizer.options()))
     return out
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_facts_before_and_after_agree(name: str, tmp_path: Path) -> None:
+    """What `phitui inspect` says of the checkpoint is true of its GGUF."""
+    spec = FAMILIES[name]
+    directory = write_checkpoint(tmp_path / name, **spec)
+    out = written(opened(directory, spec.get("tokenizer", "spm")), tmp_path / "out.gguf")
+    before, after = (inspect(Context(), str(path)) for path in (directory, out))
+    for key in ("architecture", "parameters", "layers", "heads", "heads_kv", "feed_forward_length", "rope", "experts"):
+        assert getattr(before, key) == getattr(after, key), key
 
 
 @needs_llama
