@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phitui.api import Cancelled, EngineError, ImatrixSettings, JobContext, UsageError
+from phitui.api import EngineError, ImatrixSettings, JobContext, UsageError
 from phitui_quantize import sums as kept
 from phitui_quantize.graph import F32, Ggml, Tensor
 from phitui_quantize.imatrix_file import write_imatrix
@@ -93,12 +93,17 @@ def collect(model: Path, text: str, out: Path, settings: ImatrixSettings, job: J
     if settings.chunks is not None and sums.chunks > settings.chunks:
         sums = Sums()
     resumed = sums.chunks
-    _read(model, text, sums, _Keeper(sums, state, identity, job.note), settings, job)
-    if not sums.squares:
-        raise EngineError(f"{model.name} has no matrix products that an importance matrix could be made of")
-    for note in _unused(sums):
-        job.note(note)
-    size = write_imatrix(out, sums, settings)
+    keeper = _Keeper(sums, state, identity, job.note)
+    try:
+        _read(model, text, sums, keeper, settings, job)
+        if not sums.squares:
+            raise EngineError(f"{model.name} has no matrix products that an importance matrix could be made of")
+        for note in _unused(sums):
+            job.note(note)
+        size = write_imatrix(out, sums, settings)
+    except BaseException:
+        keeper.save()
+        raise
     with contextlib.suppress(OSError):
         state.unlink()
     return {
@@ -158,9 +163,6 @@ def _read(path: Path, text: str, sums: Sums, keeper: _Keeper, settings: ImatrixS
             sums.commit()
             keeper.chunk()
         job.progress(total, total, "writing the matrix")
-    except Cancelled:
-        keeper.save()
-        raise
     finally:
         model.close()
 
