@@ -48,6 +48,7 @@ MULTIMODAL: dict[str, Any] = {
 FAMILIES: dict[str, dict[str, Any]] = {
     "phi-2-tiny": PHI2,
     "Phi-3.5-tiny-MoE": {"family": "phimoe", "rope": "longrope", "context": 131072, "shards": 3},
+    "Phi-3-narrow-MoE": {"family": "phimoe", "intermediate": 448, "experts": 3, "layers": 1},
     "Phi-3-tiny-vision": {"family": "phi3v", "rope": "su", "context": 131072},
     "Phi-4-tiny-multimodal": {"family": "phi4mm"} | MULTIMODAL,
     "Phi-4-tiny-vision": {"family": "phi4v", "tokenizer": "bpe"},
