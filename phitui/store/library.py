@@ -7,29 +7,23 @@ one is moved aside and a locked or read-only one is done without. Entries are ke
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from phitui.domain.model import ModelFacts, Rope, Verdict
+from phitui.store.database import connect, open_database
 
-UPGRADES: tuple[str, ...] = (
-    """CREATE TABLE facts (
-        path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-        facts TEXT NOT NULL, error TEXT NOT NULL
-    ) WITHOUT ROWID""",
+UPGRADES: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE facts (
+            path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+            facts TEXT NOT NULL, error TEXT NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
-"""SQL scripts; number N brings a file from version N to N + 1. Never change one that was released, append."""
-
-PATIENCE = 10.0
-"""Seconds to wait for another process that writes."""
 
 
 @dataclass(frozen=True)
@@ -96,86 +90,9 @@ class Library:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return _connect(self._path)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
-                with _repairing(self._path):
-                    return _reopen(self._path)
-        except (OSError, sqlite3.Error, _Newer):
-            return _connect(Path(":memory:"))
-
-
-class _Newer(Exception):
-    """The file was written by a later phitui: it is left alone."""
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-    try:
-        # switching to WAL answers "locked" at once while another process does the same, so it is asked for repeatedly
-        _patiently(lambda: database.execute("PRAGMA journal_mode = WAL").fetchone())
-        database.execute("PRAGMA synchronous = NORMAL")
-        _upgrade(database)
-        database.execute("SELECT count(*) FROM facts").fetchone()
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _patiently(call: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            call()
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-        else:
-            return
-
-
-def _upgrade(database: sqlite3.Connection) -> None:
-    """Run the missing upgrades in one transaction. A second process waits for the lock, then finds nothing to do."""
-    if database.execute("PRAGMA user_version").fetchone()[0] == len(UPGRADES):
-        return
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(UPGRADES):
-            raise _Newer
-        for script in UPGRADES[version:]:
-            database.execute(script)
-        database.execute(f"PRAGMA user_version = {len(UPGRADES)}")
-        database.execute("COMMIT")
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _repairing(path: Path) -> Iterator[None]:
-    """One process at a time, so that a second one does not move aside what the first has just rebuilt."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _reopen(path: Path) -> sqlite3.Connection:
-    try:
-        return _connect(path)
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:
-        aside = f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        path.replace(path.with_name(aside))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _connect(path)
+            return open_database(self._path, UPGRADES, "facts")
+        except (OSError, sqlite3.Error):
+            return connect(Path(":memory:"), UPGRADES, "facts")
 
 
 def _decode(text: str) -> ModelFacts:
@@ -184,9 +101,3 @@ def _decode(text: str) -> ModelFacts:
     verdict = document["verdict"]
     document["verdict"] = Verdict(**verdict) if verdict else None
     return ModelFacts(**document)
-
-
-def versions(path: Path) -> tuple[int, int]:
-    """(version of that file, version of this phitui), for diagnosis."""
-    with closing(sqlite3.connect(path)) as database:
-        return int(database.execute("PRAGMA user_version").fetchone()[0]), len(UPGRADES)

@@ -6,18 +6,17 @@ are found again when the file is moved or copied, and not when another one takes
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phitui.errors import InvalidFile, PhituiError
+from phitui.store.database import open_database
 
 UPGRADES: tuple[tuple[str, ...], ...] = (
     (
@@ -32,10 +31,6 @@ UPGRADES: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX measures_of ON measures (fingerprint, created)",
     ),
 )
-"""SQL statements; number N brings a file from version N to N + 1. Never change one that was released, append."""
-
-PATIENCE = 10.0
-"""Seconds to wait for another process that writes."""
 SAMPLE = 4096
 """Bytes of each tensor that count for a fingerprint."""
 
@@ -84,13 +79,7 @@ class MeasureStore:
         """Open or make the file; one that is damaged is moved aside. Raises PhituiError if that cannot be."""
         self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._database = _connect(path)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
-                self._database = _repaired(path)
+            self._database = open_database(path, UPGRADES, "measures")
         except (OSError, sqlite3.Error) as error:
             raise self._refused(error) from None
 
@@ -180,62 +169,3 @@ class MeasureStore:
             f"the measurements in {self._path} cannot be used: {error}",
             "is the disk full or read-only, or did a later phitui write them?",
         )
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
-    try:
-        _use_wal(database)
-        _upgrade(database)
-        database.execute("SELECT count(*) FROM measures").fetchone()
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _use_wal(database: sqlite3.Connection) -> None:
-    """Switching to WAL answers "locked" at once while another process does the same, so it is asked for repeatedly."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-
-
-def _upgrade(database: sqlite3.Connection) -> None:
-    """Run the missing upgrades in one transaction. A second process waits for the lock, then finds nothing to do."""
-    if database.execute("PRAGMA user_version").fetchone()[0] == len(UPGRADES):
-        return
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(UPGRADES):
-            raise sqlite3.OperationalError("they are of a later version")
-        for statements in UPGRADES[version:]:
-            for statement in statements:
-                database.execute(statement)
-        database.execute(f"PRAGMA user_version = {len(UPGRADES)}")
-        database.execute("COMMIT")
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-
-
-def _repaired(path: Path) -> sqlite3.Connection:
-    """Move a damaged file aside and begin a new one; one process at a time, lest the second moves the new one away."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            return _connect(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            path.replace(path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"))
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return _connect(path)

@@ -1,9 +1,6 @@
-"""The kit for plugin authors (and for phitui's own tests): contract classes, a fake engine, tiny Phi checkpoints.
+"""The kit for plugin authors (and for phitui's own tests).
 
-    from phitui.testing.contracts import ExporterContract
-
-    class TestMyExporter(ExporterContract):
-        @pytest.fixture
-        def offer(self):
-            return MyExporter()
+`contracts` has a class of tests for each kind of offer, to subclass with a fixture `offer`; `checkpoints` makes tiny
+random Phi checkpoints with their tokenizers; `engine` and `scripted` are models that say what they are told to.
+plugins/README.md shows their use.
 """

@@ -70,7 +70,7 @@ def test_unknown_command_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_no_traceback_meets_a_user(tmp_path: Path) -> None:
     result = phitui(tmp_path, "inspect", str(tmp_path / "nothing.gguf"), "--json")
-    assert result.returncode == 1
+    assert result.returncode == 2, "what does not exist is a mistake on the command line"
     assert json.loads(result.stdout)["error"]["message"]
     assert "Traceback" not in result.stderr
 

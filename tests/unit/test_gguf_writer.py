@@ -221,7 +221,7 @@ def test_cancel_leaves_what_a_second_try_goes_on_from(tmp_path: Path) -> None:
     result = write_gguf(plan, out, slow, job, 2)
     assert out.read_bytes() == expected(plan)
     assert not set(first) & set(seen)
-    assert 0 < result.resumed_bytes < job.reports[-1][1]
+    assert 0 < result.resumed_bytes <= job.reports[-1][1]  # all, where the threads were faster than the cancel
     assert job.reports[0][0] >= result.resumed_bytes
     assert not list(tmp_path.glob("out.gguf.*"))
 

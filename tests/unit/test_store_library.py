@@ -12,6 +12,7 @@ import pytest
 
 from phitui.domain.model import ModelFacts, Rope, Verdict
 from phitui.store import library
+from phitui.store.database import versions
 from phitui.store.library import Entry, Library
 
 FACTS = ModelFacts(
@@ -117,19 +118,21 @@ def test_a_newer_database_is_left_alone(tmp_path: Path, file: Path) -> None:
     raw.close()
     with Library(database) as cache:
         assert cache.entry(file, Reader()).facts == FACTS
-    assert library.versions(database) == (99, len(library.UPGRADES))
+    assert versions(database, library.UPGRADES) == (99, len(library.UPGRADES))
 
 
 def test_upgrades_run_in_order(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = tmp_path / "library.db"
     with Library(database) as cache:
         cache.entry(file, Reader())
-    monkeypatch.setattr(library, "UPGRADES", (*library.UPGRADES, "CREATE TABLE next (x)", "ALTER TABLE next ADD y"))
+    monkeypatch.setattr(
+        library, "UPGRADES", (*library.UPGRADES, ("CREATE TABLE next (x)",), ("ALTER TABLE next ADD y",))
+    )
     read = Reader()
     with Library(database) as cache:
         cache.entry(file, read)
     assert read.calls == 0
-    assert library.versions(database) == (3, 3)
+    assert versions(database, library.UPGRADES) == (3, 3)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path, file: Path) -> None:
