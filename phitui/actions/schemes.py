@@ -96,6 +96,8 @@ def _planned(
         chosen = options.build(offer.options, {name: value for name, value in values.items() if name in known})
         plans: Mapping[str, FilePlan] = offer.plan(source, [scheme.name for scheme in schemes], chosen)
     except PhituiError as error:
+        if len(schemes) > 1 and not isinstance(error, UsageError):  # one that crashes must not hide the others
+            return [row for scheme in schemes for row in _planned(ctx, offer, [scheme], source, values)]
         return [SchemeRow(scheme, offer.name, error=error.message) for scheme in schemes]
     found = [(scheme, plans[scheme.name]) for scheme in schemes if scheme.name in plans]
     verdicts = fits(ctx, [plan for _, plan in found])

@@ -30,7 +30,7 @@ class Child:
     """One probe process. Safe to call from several threads; questions are answered one after the other."""
 
     def __init__(self, rpc: Sequence[str] = (), command: Sequence[str] | None = None) -> None:
-        self._command = [*(command or [sys.executable, "-m", "phitui_hardware.probe"]), *_flags(rpc)]
+        self._command = [*(command or [sys.executable, "-P", "-m", "phitui_hardware.probe"]), *_flags(rpc)]
         self._rpc = tuple(rpc)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

@@ -88,7 +88,7 @@ def _probe_tensor() -> SourceTensor:
 def _child(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run the child and return its reply. Raises PhituiError with its last words if it fails."""
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
-    command = [sys.executable, "-m", "phitui_quantize.dryrun"]
+    command = [sys.executable, "-P", "-m", "phitui_quantize.dryrun"]
     try:
         done = subprocess.run(
             command,

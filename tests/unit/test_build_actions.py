@@ -341,3 +341,18 @@ def test_run_writes_and_reports(ctx: Context, gguf: Path, tmp_path: Path) -> Non
     assert result["substitutions"] == 1
     assert "hello" in job.notes
     assert any("in place of Q4_K" in note for note in job.notes)
+
+
+def test_a_scheme_that_crashes_hides_no_other(ctx: Context, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Halves.plan
+
+    def plan(self: Halves, source: Any, names: Sequence[str], chosen: Options) -> Mapping[str, FilePlan]:
+        if "BROKEN" in names:
+            raise PhituiError("llama.cpp failed when asked for tensor types (signal 6)")
+        return whole(self, source, names, chosen)
+
+    monkeypatch.setattr(Halves, "plan", plan)
+    rows = {row.scheme.name: row for row in build.scheme_table(ctx, str(gguf))}
+    assert "signal 6" in rows["BROKEN"].error
+    assert rows["SAME"].size
+    assert not rows["SAME"].error
