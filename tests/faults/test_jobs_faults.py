@@ -68,7 +68,8 @@ def gone(pid: int) -> bool:
 def test_a_job_outlives_the_terminal_and_the_session_of_its_starter(jobs: Jobs, tmp_path: Path) -> None:
     """The starter leads a session on its own terminal; the terminal hangs up, then the starter is killed."""
     controller, terminal = pty.openpty()
-    take_terminal = "import fcntl, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    take_terminal = "import fcntl, signal, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    take_terminal += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup it would be ignored
     script = take_terminal + STARTER + "import time; time.sleep(60)"
     request = json.dumps({"steps": 20, "pause": 0.05})
     starter = subprocess.Popen(
