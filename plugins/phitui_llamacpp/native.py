@@ -145,7 +145,9 @@ def add_servers(servers: Sequence[str]) -> None:
         _reach(server)
         added = add(server.encode())
         if not added:
-            raise Unavailable(f"no RPC worker answers at {server}", "start one there with: phitui worker")
+            raise Unavailable(
+                f"no RPC worker answers at {server}", "start one there: rpc-server (ggml-rpc-server) of llama.cpp"
+            )
         ggml.ggml_backend_register(added)
 
 
@@ -158,7 +160,7 @@ def _reach(server: str) -> None:
         raise UsageError(f"{server!r} is not HOST:PORT", "for example: --rpc 127.0.0.1:50052") from None
     except OSError as error:
         raise Unavailable(
-            f"no RPC worker answers at {server}: {error}", "start one there with: phitui worker"
+            f"no RPC worker answers at {server}: {error}", "start one there: rpc-server (ggml-rpc-server) of llama.cpp"
         ) from None
 
 

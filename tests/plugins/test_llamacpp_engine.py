@@ -96,7 +96,7 @@ def test_answer(load: Load, parrot: Path) -> None:
 @needs_llama
 def test_no_character_is_ever_cut(load: Load, parrot: Path) -> None:
     chunks = [chunk.text for chunk in load(parrot).ask("hello") if isinstance(chunk, TextChunk)]
-    assert len(chunks) > 5
+    assert len(chunks) > 1  # text is gathered for some milliseconds; the pieces themselves: test_llamacpp_pieces
     assert "\ufffd" not in "".join(chunks)
 
 
