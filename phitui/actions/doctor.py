@@ -30,6 +30,12 @@ def doctor(ctx: Context) -> dict[str, Any]:
             "system": platform.system(),
             "machine": platform.machine(),
         },
+        "paths": {
+            "config": str(ctx.paths.config_file),
+            "models": str(ctx.paths.models),
+            "jobs": str(ctx.paths.jobs),
+            "cache": str(ctx.paths.cache),
+        },
         "engine": None
         if engine is None
         else {

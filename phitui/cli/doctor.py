@@ -36,6 +36,7 @@ def text(report: dict[str, Any]) -> str:
     lines += _backends(report["backends"])
     plugins = report["plugins"]
     lines += ["", f"Plugins: {plugins['loaded']} loaded, {len(plugins['failed'])} failed"]
+    lines += ["", "Places", *(f"  {what:<6}  {path}" for what, path in report["paths"].items())]
     return "\n".join(lines)
 
 

@@ -100,6 +100,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 80 for line in lines if "CMAKE_ARGS" not in line and "/" not in line)
+    assert "config.toml" in report["paths"]["config"]
 
 
 def test_old_flags_in_the_environment_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
