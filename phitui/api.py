@@ -75,6 +75,7 @@ from phitui.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from phitui.config import modelfiles, plugin_folders
+    from phitui.engine.complaints import NativeLog
     from phitui.engine.template import render_chat
     from phitui.gguf.header import Header, encode_header, read_header
     from phitui.gguf.safetensors import Checkpoint, open_checkpoint
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from phitui.gguf.writer import write_gguf
 
 _LAZY = {
+    "NativeLog": "phitui.engine.complaints",
     "Header": "phitui.gguf.header",
     "encode_header": "phitui.gguf.header",
     "read_header": "phitui.gguf.header",
@@ -137,6 +139,7 @@ __all__ = [
     "Message",
     "Metadata",
     "ModelFacts",
+    "NativeLog",
     "NoOptions",
     "Override",
     "Phitui",

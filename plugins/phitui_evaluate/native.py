@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,33 +12,10 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from phitui.api import EngineError
+from phitui.api import EngineError, NativeLog
 
 BATCH = 512
 """Tokens evaluated at once. It bounds the memory for logits, and is what llama.cpp computes in one piece anyway."""
-_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # ggml_log_level (ggml.h)
-
-
-class Log:
-    """llama.cpp's log, all of it but debugging to descriptor 2; the last complaints are remembered."""
-
-    def __init__(self) -> None:
-        self._complaints: deque[str] = deque(maxlen=3)
-        self._level = 0
-        self._callback = lib.llama_log_callback(self._take)  # the library keeps only a pointer: this must live on
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def _take(self, level: int, text: bytes, _data: Any) -> None:
-        self._level = self._level if level == _CONTINUED else level
-        if self._level == _DEBUG:
-            return
-        os.write(2, text)
-        if self._level == _ERROR and text.strip():
-            self._complaints.append(text.decode("utf-8", "replace").strip())
-
-    def why(self) -> str:
-        """The last complaints as part of a sentence."""
-        return "; ".join(self._complaints) or "it does not say why"
 
 
 @dataclass(frozen=True)
@@ -57,7 +33,7 @@ class Model:
     """A loaded model and a context for one sequence of tokens."""
 
     def __init__(self, setup: Setup, progress: Callable[[float], None]) -> None:
-        self._log = Log()
+        self._log = NativeLog(lib)
         lib.llama_backend_init()
         self._model: Any = self._load(Path(setup.model), setup.layers, progress)
         self._vocab = lib.llama_model_get_vocab(self._model)

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from phitui.api import EngineError, EngineSettings, TensorType, Unavailable, UsageError
+from phitui.api import EngineError, EngineSettings, NativeLog, TensorType, Unavailable, UsageError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 CONNECT_PATIENCE = 5.0
 """Seconds to wait for an RPC worker to accept a connection."""
 _FLOATS = ("f32", "f16", "bf16")
-_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # ggml_log_level (ggml.h; the numbers in llama_cpp's comments are old)
 _GPU_KINDS = (1, 2)  # ggml_backend_dev_type: GPU, IGPU
-
-
-class Log:
-    """Writes llama.cpp's log to descriptor 2 (the engine's log file) and remembers its last complaints."""
-
-    def __init__(self) -> None:
-        self.complaints: deque[str] = deque(maxlen=3)
-        self._level = 0
-        self._callback = lib.llama_log_callback(self._take)  # the library keeps only a pointer: this must live on
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def _take(self, level: int, text: bytes, _data: Any) -> None:
-        self._level = self._level if level == _CONTINUED else level
-        if self._level == _DEBUG:
-            return
-        with contextlib.suppress(OSError):  # a full disk must not end an answer
-            os.write(2, text)
-        if self._level == _ERROR and text.strip():
-            self.complaints.append(text.decode("utf-8", "replace").strip())
-
-    def why(self) -> str:
-        """The last complaints as part of a sentence."""
-        return "; ".join(self.complaints)
 
 
 class Switch:
@@ -68,7 +42,7 @@ class Switch:
         self._flag[0] = b"\1" if on else b"\0"
 
 
-def load_model(path: Path, settings: EngineSettings, progress: Callable[[float], None], log: Log) -> Any:
+def load_model(path: Path, settings: EngineSettings, progress: Callable[[float], None], log: NativeLog) -> Any:
     """Load the weights. Raises EngineError with llama.cpp's own complaint."""
     lib.llama_backend_init()
     add_servers(settings.rpc)
@@ -85,13 +59,13 @@ def load_model(path: Path, settings: EngineSettings, progress: Callable[[float],
     del callback
     if not model:
         raise EngineError(
-            f"llama.cpp cannot load {path.name}: {log.why() or 'it does not say why'}",
+            f"llama.cpp cannot load {path.name}: {log.why()}",
             "phitui inspect shows what the file holds; if memory is short, use fewer layers or a smaller scheme",
         )
     return model
 
 
-def make_context(model: Any, settings: EngineSettings, n_ctx: int, switch: Switch, log: Log) -> Any:
+def make_context(model: Any, settings: EngineSettings, n_ctx: int, switch: Switch, log: NativeLog) -> Any:
     """The context with its KV cache and compute buffers. Raises EngineError with llama.cpp's own complaint."""
     kv_type = settings.kv_type.lower()
     if kv_type not in KV_TYPES:
@@ -116,7 +90,7 @@ def make_context(model: Any, settings: EngineSettings, n_ctx: int, switch: Switc
     context = lib.llama_init_from_model(model, parameters)
     if not context:
         raise EngineError(
-            f"llama.cpp cannot make a context of {n_ctx} tokens: {log.why() or 'it does not say why'}",
+            f"llama.cpp cannot make a context of {n_ctx} tokens: {log.why()}",
             "use a smaller context, a smaller KV type or fewer layers",
         )
     return context

@@ -20,6 +20,7 @@ from phitui.api import (
     EngineSettings,
     FinishReason,
     Message,
+    NativeLog,
     PhituiError,
     Sampling,
     SessionInfo,
@@ -68,7 +69,7 @@ class LlamaSession:
 
     def __init__(self, path: Path, settings: EngineSettings, progress: Callable[[float], None]) -> None:
         began = time.perf_counter()
-        self._log = native.Log()
+        self._log = NativeLog(lib)
         self._switch = native.Switch()
         self._model: Any = native.load_model(path, settings, progress, self._log)
         trained = lib.llama_model_n_ctx_train(self._model)
@@ -211,7 +212,7 @@ class LlamaSession:
             if code != 0:
                 self._settle(part)
                 raise EngineError(
-                    f"llama.cpp cannot evaluate the prompt (code {code}): {self._log.why() or 'it does not say why'}",
+                    f"llama.cpp cannot evaluate the prompt (code {code}): {self._log.why()}",
                     "use a smaller context or fewer layers",
                 )
             self._tokens += part

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import llama_cpp.llama_cpp as lib
 
-from phitui.api import EngineError
+from phitui.api import EngineError, NativeLog
 
 BATCH = 512
 """Tokens evaluated at once, at most: what llama.cpp computes in one piece anyway."""
-_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # ggml_log_level (ggml.h)
 
 
 class Watch(Protocol):
@@ -29,35 +26,13 @@ class Watch(Protocol):
         ...
 
 
-class Log:
-    """llama.cpp's log, but for debugging, to descriptor 2; the last complaints are remembered."""
-
-    def __init__(self) -> None:
-        self._complaints: deque[str] = deque(maxlen=3)
-        self._level = 0
-        self._callback = lib.llama_log_callback(self._take)  # the library keeps only a pointer: this must live on
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def _take(self, level: int, text: bytes, _data: Any) -> None:
-        self._level = self._level if level == _CONTINUED else level
-        if self._level == _DEBUG:
-            return
-        os.write(2, text)
-        if self._level == _ERROR and text.strip():
-            self._complaints.append(text.decode("utf-8", "replace").strip())
-
-    def why(self) -> str:
-        """The last complaints as part of a sentence."""
-        return "; ".join(self._complaints) or "it does not say why"
-
-
 class Model:
     """A loaded model with a context for one sequence. A method raises what its callbacks raised."""
 
     def __init__(
         self, path: Path, context: int, threads: int, layers: int, watch: Watch, check: Callable[[], None]
     ) -> None:
-        self._log = Log()
+        self._log = NativeLog(lib)
         self._failure: BaseException | None = None
         self._watch = watch
         self._check = check
