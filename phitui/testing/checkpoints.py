@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phitui.gguf.safetensors_writer import write_safetensors
 from phitui.testing import families
 from phitui.testing.families import Family
 from phitui.testing.vocabularies import write_bpe, write_sentencepiece
@@ -182,21 +183,6 @@ def tensor_data(phi: TinyPhi, name: str, shape: tuple[int, ...]) -> bytes:
         return values32.astype("<f2").tobytes()
     bits = values32.view("<u4").astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
-
-
-def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> None:
-    """Write name -> (dtype, shape, bytes) as a safetensors file; its header is padded to 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, (dtype, shape, blob) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + len(blob)]}
-        offset += len(blob)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for _, _, blob in tensors.values():
-            stream.write(blob)
 
 
 def _write_json(path: Path, value: Any) -> None:

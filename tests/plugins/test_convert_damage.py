@@ -13,7 +13,8 @@ from phitui_convert.converter import ConvertOptions, PhiConverter
 
 from phitui import plugins
 from phitui.api import InvalidFile, write_gguf
-from phitui.testing.checkpoints import TinyPhi, tensor_shapes, write_checkpoint, write_safetensors
+from phitui.gguf.safetensors_writer import write_safetensors
+from phitui.testing.checkpoints import TinyPhi, tensor_shapes, write_checkpoint
 
 TINY = TinyPhi(hidden=32, intermediate=32)
 

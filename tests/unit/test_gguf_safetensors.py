@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from phitui.domain.tensors import TensorType
 from phitui.errors import InvalidFile
 from phitui.gguf.safetensors import open_checkpoint, read_shard
+from phitui.gguf.safetensors_writer import write_safetensors
 from phitui.testing.checkpoints import write_checkpoint
 
 INDEX = "model.safetensors.index.json"
@@ -210,3 +211,15 @@ def test_no_header_breaks_the_reader(tmp_path: Path, header: Any, data: bytes) -
         read_shard(path)
     except InvalidFile as error:
         assert error.message
+
+
+def test_what_we_write_we_read(tmp_path: Path) -> None:
+    blob = bytes(range(12))
+    size = write_safetensors(tmp_path / "model.safetensors", {"a": ("BF16", (2, 3), blob), "b": ("F32", (3,), blob)})
+    (tmp_path / "config.json").write_text("{}")
+    tensors = open_checkpoint(tmp_path).tensors
+    assert size == 24
+    assert tensors["a"].shape == (2, 3) and tensors["b"].shape == (3,)
+    for tensor in tensors.values():
+        data = tensor.extent.path.read_bytes()[tensor.extent.offset : tensor.extent.offset + tensor.extent.length]
+        assert data == blob
