@@ -197,7 +197,8 @@ def test_a_question_that_the_engine_does_not_take(chat: Chat, monkeypatch: pytes
     chat.stop()
     asking.join(10)
     assert time.monotonic() - began < 10
-    assert errors and "SIGKILL" in str(errors[0])
+    # whether the write or the patience ends first is chance; either way the person learns what happened
+    assert errors and ("SIGKILL" in str(errors[0]) or "did not stop" in str(errors[0]))
     chat.restart()
     assert text_of(chat, "say alive") == "alive"
 
