@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"phitui {__version__}\n")
         return 0
-    from phitui.cli.run import run
+    from phitui.cli.dispatch import run
 
     return run(arguments)
 
