@@ -26,6 +26,10 @@ class UsageError(PhituiError):
     exit_code = 2
 
 
+class OutputExists(UsageError):
+    """What is to be written is there already, and nobody said that it may be replaced."""
+
+
 class Cancelled(PhituiError):
     """The person, or the job's cancel request, stopped the work."""
 

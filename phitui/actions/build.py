@@ -17,7 +17,7 @@ from phitui.actions.source import converter_for, open_source, source_name, sourc
 from phitui.domain import options
 from phitui.domain.offers import JobContext, Quantizer
 from phitui.domain.tensors import FileExtent, FilePlan, PlannedTensor
-from phitui.errors import PhituiError, UsageError
+from phitui.errors import OutputExists, PhituiError, UsageError
 from phitui.jobs import Job
 
 __all__ = ["BuildRequest", "SchemeRow", "as_document", "preview", "run", "scheme_table", "start"]
@@ -139,7 +139,7 @@ def check(plan: FilePlan, request: BuildRequest) -> None:
     if out.is_dir():
         raise UsageError(f"{out} is a directory", f"name a file in it: {out / 'model.gguf'}")
     if out.exists() and not request.overwrite:
-        raise UsageError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+        raise OutputExists(f"{out} exists already", "choose another --out, or replace it with --overwrite")
     if not out.parent.is_dir():
         raise UsageError(f"the directory {out.parent} does not exist", f"mkdir -p {shlex.quote(str(out.parent))}")
     _check_room(plan, out)

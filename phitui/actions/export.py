@@ -14,7 +14,7 @@ from phitui.actions.models import resolve_model
 from phitui.domain import options
 from phitui.domain.bundle import Bundle, BundleFile, ExportModel
 from phitui.domain.offers import Exporter
-from phitui.errors import PhituiError, UsageError
+from phitui.errors import OutputExists, PhituiError, UsageError
 from phitui.gguf.facts import facts_from_header
 from phitui.gguf.header import Header, read_header
 from phitui.plugins import named
@@ -75,7 +75,7 @@ def export(context: Context, request: ExportRequest, overwrite: bool = False) ->
     files = [(_inside(out, file), file) for file in bundle.files]
     there = [path for path, _ in files if os.path.lexists(path)]
     if there and not overwrite:
-        raise UsageError(f"{there[0]} is there already", "--overwrite replaces it, --out writes to another directory")
+        raise OutputExists(f"{there[0]} is there already", "--overwrite replaces it, --out writes to another directory")
     blocked = next((path for path in there if path.is_dir()), None)
     if blocked is not None:
         raise UsageError(f"{blocked} is a directory", "--out writes to another directory")
@@ -126,7 +126,7 @@ def _write(path: Path, file: BundleFile, overwrite: bool) -> None:
         else:
             os.link(partial, path)
     except FileExistsError:
-        raise UsageError(f"{path} is there already", "--overwrite replaces it") from None
+        raise OutputExists(f"{path} is there already", "--overwrite replaces it") from None
     except OSError as error:
         raise PhituiError(f"cannot write {path}: {error.strerror}", "--out writes to another directory") from None
     finally:

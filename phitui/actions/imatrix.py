@@ -17,7 +17,7 @@ from phitui.actions.models import resolve_model
 from phitui.actions.source import source_name
 from phitui.domain.offers import ImatrixCollector, ImatrixSettings, JobContext
 from phitui.domain.text import visible
-from phitui.errors import InvalidFile, PhituiError, Unavailable, UsageError
+from phitui.errors import InvalidFile, OutputExists, PhituiError, Unavailable, UsageError
 from phitui.jobs import Job
 from phitui.plugins import availability
 
@@ -128,7 +128,7 @@ def check(request: ImatrixRequest) -> None:
     if out.exists() and any(out.samefile(path) for path in (model, Path(request.text))):
         raise UsageError(f"{out} is what the matrix is made from", "choose another --out")
     if out.exists() and not request.overwrite:
-        raise UsageError(f"{out} exists already", "choose another --out, or replace it with --overwrite")
+        raise OutputExists(f"{out} exists already", "choose another --out, or replace it with --overwrite")
     if not out.parent.is_dir():
         raise UsageError(f"the directory {out.parent} does not exist", f"mkdir -p {shlex.quote(str(out.parent))}")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.actions.context import Context
-from phitui.errors import Cancelled, PhituiError
+from phitui.errors import Cancelled, PhituiError, UsageError
 from phitui.jobs import Event, Job, Jobs
 
 
@@ -67,6 +67,12 @@ def remove_job(context: Context, job_id: str) -> Job:
     return jobs(context).remove(job_id)
 
 
+def remove_ended(context: Context) -> list[Job]:
+    """Delete the files of all jobs that are done, failed or cancelled. Those that can go on by themselves stay."""
+    ended = [job for job in list_jobs(context) if job.state in ("done", "failed", "cancelled")]
+    return [remove_job(context, job.id) for job in ended]
+
+
 def outcome(job: Job) -> dict[str, Any]:
     """The result of an ended job. Raises Cancelled or PhituiError for every end but a good one."""
     if job.state == "done":
@@ -76,7 +82,8 @@ def outcome(job: Job) -> dict[str, Any]:
         cancelled.hint = f"phitui jobs resume {job.id}"
         raise cancelled
     error = job.error or {}
-    raise PhituiError(error.get("message", f"job {job.id} is {job.state}"), error.get("hint", ""))
+    kind = UsageError if error.get("kind") == "usage" else PhituiError
+    raise kind(error.get("message", f"job {job.id} is {job.state}"), error.get("hint", ""))
 
 
 def as_document(job: Job) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from phitui.actions.context import Context
 from phitui.cli import output
 from phitui.cli.follow import duration, follow_job, progress_text
 from phitui.domain.text import visible
+from phitui.errors import UsageError
 from phitui.jobs import Job
 
 
@@ -73,7 +74,9 @@ def _add_following(group: click.Group, context: Context) -> None:
     @_JOB
     @_JSON
     def wait(job_id: str, as_json: bool) -> int:
-        """Wait for the end, with progress on stderr. Exits 0 done, 1 failed or interrupted, 130 cancelled.
+        """Wait for the end, with progress on stderr.
+
+        Exits 0 done, 1 failed or interrupted, 2 where the request itself was wrong, 130 cancelled.
 
         Ctrl-C only stops waiting; the job goes on.
         """
@@ -102,12 +105,17 @@ def _add_acting(group: click.Group, context: Context) -> None:
         return _end(follow_job(context, job.id, as_json), as_json)
 
     @group.command("remove")
-    @_JOB
+    @click.argument("job_ids", metavar="[ID]...", nargs=-1)
+    @click.option("--ended", is_flag=True, help="All jobs that are done, failed or cancelled.")
     @_JSON
-    def remove(job_id: str, as_json: bool) -> None:
-        """Forget a job that has ended. What it produced stays."""
-        job = actions.remove_job(context, job_id)
-        output.emit(actions.as_document(job), as_json, f"job {job.id} is removed")
+    def remove(job_ids: tuple[str, ...], ended: bool, as_json: bool) -> None:
+        """Forget jobs that have ended. What they produced stays."""
+        if not job_ids and not ended:
+            raise UsageError("no job is named", "give an id, several, or --ended for all that have ended")
+        removed = [actions.remove_job(context, job_id) for job_id in job_ids]
+        removed += actions.remove_ended(context) if ended else []
+        lines = "\n".join(f"job {job.id} is removed" for job in removed) or "no job has ended"
+        output.emit({"removed": [actions.as_document(job) for job in removed]}, as_json, lines)
 
 
 def _list(context: Context, as_json: bool) -> None:
@@ -123,7 +131,8 @@ def _end(job: Job, as_json: bool) -> int:
     """Print an ended job; its exit code."""
     if as_json:
         _emit(job, as_json)
-        return {"done": 0, "cancelled": 130}.get(job.state, 1)
+        usage = (job.error or {}).get("kind") == "usage"
+        return {"done": 0, "cancelled": 130}.get(job.state, 2 if usage else 1)
     actions.outcome(job)
     _emit(job, as_json)
     return 0

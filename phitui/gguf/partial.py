@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from phitui.errors import PhituiError, UsageError
+from phitui.errors import OutputExists, PhituiError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,11 +33,11 @@ def _target_error(path: Path, error: OSError) -> TargetError:
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Raise UsageError if `out` is there already, or PhituiError if nothing can be written beside it."""
+    """Raise OutputExists if `out` is there already, or PhituiError if nothing can be written beside it."""
     if out.is_dir():
         raise UsageError(f"{out} is a directory", "name the file in it that is to be written")
     if os.path.lexists(out) and not overwrite:
-        raise UsageError(f"{out} is there already", "choose another name, or say that it may be replaced: --overwrite")
+        raise OutputExists(f"{out} is there already", "choose another name, or replace it with --overwrite")
     if not out.parent.is_dir():
         raise PhituiError(f"the directory {out.parent} does not exist", f"make it first: mkdir -p {out.parent}")
     if not os.access(out.parent, os.W_OK | os.X_OK):

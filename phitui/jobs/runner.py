@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from phitui.errors import Cancelled, PhituiError
+from phitui.errors import Cancelled, PhituiError, UsageError
 from phitui.jobs import journal, lock
 from phitui.jobs.context import RunnerContext
 from phitui.jobs.launch import check_task
@@ -104,7 +104,8 @@ def _task(name: str) -> Any:
 
 def _explain(error: BaseException, directory: Path) -> dict[str, str]:
     if isinstance(error, PhituiError):
-        return {"message": error.message, "hint": error.hint}
+        usage = {"kind": "usage"} if isinstance(error, UsageError) else {}
+        return {"message": error.message, "hint": error.hint, **usage}
     if isinstance(error, MemoryError):
         return {
             "message": "the machine has not enough free memory for this",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.domain.offers import JobContext
-from phitui.errors import Cancelled, PhituiError
+from phitui.errors import Cancelled, PhituiError, UsageError
 
 
 def echo(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
@@ -55,6 +55,8 @@ def fail(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     how = request["how"]
     if how == "expected":
         raise PhituiError("the disk is made of cheese", "buy another")
+    if how == "usage":
+        raise UsageError("cheese is no disk", "give a disk")
     if how == "unexpected":
         raise RuntimeError("surprise")
     if how == "exit":

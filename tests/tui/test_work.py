@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phitui.errors import UsageError
+from phitui.errors import OutputExists, UsageError
 from phitui.tui.state import Hand
 from phitui.tui.widgets.table import Table
 
@@ -64,13 +64,13 @@ async def test_an_existing_file_is_replaced_only_after_a_question(checkpoint: An
     async with checkpoint.run_test(size=(120, 40)) as pilot:
         await pilot.press("2")
         await data.wait(pilot, lambda: "Q4_K → Q5_0" in data.shown(checkpoint))
-        door.refuse = UsageError("/models/x.gguf exists already", "choose another")
+        door.refuse = OutputExists("/models/x.gguf exists already", "choose another")
         await pilot.press("b")
         await data.wait(pilot, lambda: "replace the file?" in data.shown(checkpoint))
         await pilot.press("escape")
         await data.wait(pilot, lambda: "replace the file?" not in data.shown(checkpoint))
         assert not [call for call in door.calls if call[0] == "build" and call[-1]]
-        door.refuse = UsageError("/models/x.gguf exists already", "choose another")
+        door.refuse = OutputExists("/models/x.gguf exists already", "choose another")
         await pilot.press("b")
         await data.wait(pilot, lambda: "replace the file?" in data.shown(checkpoint))
         await pilot.press("enter")
@@ -208,7 +208,7 @@ async def test_existing_files_are_replaced_only_after_a_question(held: Any, door
     async with held.run_test(size=(120, 40)) as pilot:
         await pilot.press("5")
         await data.wait(pilot, lambda: "FROM /models" in data.shown(held))
-        door.refuse = UsageError("/exports/Modelfile is there already", "--overwrite")
+        door.refuse = OutputExists("/exports/Modelfile is there already", "--overwrite")
         await pilot.press("w")
         await data.wait(pilot, lambda: "replace the files?" in data.shown(held))
         await pilot.press("enter")

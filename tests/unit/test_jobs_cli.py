@@ -131,6 +131,22 @@ def test_log(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     assert "from native code" in document(capsys)["log"]
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_job_that_finds_the_request_wrong_exits_2(context: Context, more: list[str]) -> None:
+    job = ended(context, "fail", {"how": "usage"})
+    assert main(["jobs", "wait", job.id, *more]) == 2
+
+
+def test_remove_all_that_have_ended(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = [ended(context, "echo"), ended(context, "fail", {"how": "expected"})]
+    running = start(context, "sleep", {"seconds": 60})
+    assert main(["jobs", "remove", "--ended", "--json"]) == 0
+    assert {entry["id"] for entry in document(capsys)["removed"]} == {job.id for job in gone}
+    assert [job.id for job in actions.list_jobs(context)] == [running.id]
+    actions.cancel_job(context, running.id)
+    assert main(["jobs", "remove"]) == 2
+
+
 def test_remove(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     job = ended(context, "echo")
     assert main(["jobs", "remove", job.id]) == 0

@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from phitui.errors import PhituiError
+from phitui.errors import OutputExists, PhituiError
 from phitui.tui import format as show
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
@@ -174,7 +174,7 @@ class Build(Place):
             return
 
         def refused(error: PhituiError) -> None:
-            if "exists already" in error.message and not overwrite:
+            if isinstance(error, OutputExists) and not overwrite:
                 self._ask_overwrite(error, out)
             else:
                 self.app.show_error(error)

@@ -17,7 +17,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from phitui.domain.options import specs
-from phitui.errors import PhituiError
+from phitui.errors import OutputExists, PhituiError
 from phitui.plugins import availability
 from phitui.tui import format as show
 from phitui.tui.place import Place
@@ -165,7 +165,7 @@ class Export(Place):
         model, target, out, values = self.app.hand.path, self._target, self._directory(), self._values()  # type: ignore[union-attr]
 
         def refused(error: PhituiError) -> None:
-            if "there already" in error.message and not overwrite:
+            if isinstance(error, OutputExists) and not overwrite:
                 self._ask_overwrite(error)
             else:
                 self.app.show_error(error)
