@@ -22,11 +22,12 @@ from phitui.domain.chat import (
     chat_format,
     format_named,
 )
-from phitui.domain.hardware import BackendReport, Device, EngineReport, MemoryBuffer
+from phitui.domain.hardware import BackendReport, Bandwidth, Device, EngineReport, InstallWay, MemoryBuffer
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Rope, Verdict
 from phitui.domain.offers import (
     Availability,
     Backend,
+    BandwidthMeter,
     Catalogue,
     Command,
     Converter,
@@ -102,6 +103,8 @@ __all__ = [
     "Availability",
     "Backend",
     "BackendReport",
+    "Bandwidth",
+    "BandwidthMeter",
     "Bundle",
     "BundleFile",
     "Cancelled",
@@ -130,6 +133,7 @@ __all__ = [
     "ImatrixCollector",
     "ImatrixSettings",
     "InlineExtent",
+    "InstallWay",
     "InvalidFile",
     "JobContext",
     "KnownModel",

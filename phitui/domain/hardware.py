@@ -38,11 +38,42 @@ class EngineReport:
 
 
 @dataclass(frozen=True)
+class Bandwidth:
+    """How fast a device reads its memory, measured: bytes per second with that many threads; `measured` in unix
+    seconds. `device` and `description` are those of the Device; `how` says in words what was done."""
+
+    device: str
+    description: str
+    bytes_per_second: float
+    threads: int = 1
+    measured: float = 0.0
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class InstallWay:
+    """One way to give the engine a backend.
+
+    `line` is what a person pastes into a shell; `argv` and `environment` do the same without one. `kind` tells a
+    ready-made wheel from a build on this machine. `needs` names what is missing here before it can work; `note` is what
+    one should know of the outcome.
+    """
+
+    kind: Literal["wheel", "build"]
+    line: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class BackendReport:
     """What one hardware backend found.
 
     `compiled_in`: the engine on this machine can use it. `present`: the machine has such hardware (None: unknown).
-    `install` is the command that makes the engine use it. `facts` are (label, value) lines for people.
+    `install` is the command that makes the engine use it, `ways` all of them, the best first. `facts` are
+    (label, value) lines for people; `seen` is the hardware in one line, where there is some.
     `engine` is what the backend found out about the engine itself, if it asked.
     """
 
@@ -54,6 +85,8 @@ class BackendReport:
     facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = field(default=())
     engine: EngineReport | None = None
+    ways: tuple[InstallWay, ...] = ()
+    seen: str = ""
 
 
 @dataclass(frozen=True)

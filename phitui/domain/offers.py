@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from phitui.domain.bundle import Bundle, ExportModel
 from phitui.domain.chat import Chunk, EngineSettings, Message, Sampling, SessionInfo
-from phitui.domain.hardware import BackendReport, Device, MemoryBuffer
+from phitui.domain.hardware import BackendReport, Bandwidth, Device, MemoryBuffer
 from phitui.domain.model import Artifact, KnownModel, Verdict
 from phitui.domain.quant import Scheme
 from phitui.domain.tensors import FilePlan, PlannedTensor, TensorSource
@@ -161,6 +161,15 @@ class MemoryProbe(Protocol):
 
     def release(self) -> None:
         """End the child process: a GPU gives a few hundred MiB to every process that has opened it."""
+        ...
+
+
+@runtime_checkable
+class BandwidthMeter(Protocol):
+    """A backend may also be one: it measures how fast its devices read memory. Only when a person asks for it."""
+
+    def bandwidth(self) -> Sequence[Bandwidth]:
+        """Measure, for about a second each, in a child process. Raises PhituiError where it cannot."""
         ...
 
 
