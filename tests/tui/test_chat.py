@@ -184,3 +184,29 @@ async def test_a_big_paste_stays_in_the_message_line(held: Any, data: Any) -> No
         held.screen.query_one("Composer").post_message(events.Paste("زیبا İstanbul 漢字 👍\n" * 10_000))
         await data.wait(pilot, lambda: held.screen.query_one("Composer").document.line_count > 10_000)
         assert held.screen.query_one("Composer").size.height <= 6
+
+
+async def test_a_thought_is_folded_to_one_line_and_unfolds(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["<thi", "nk>\nFrance. Its capital", " is known.\n</thi", "nk>\n\n**Paris**."])
+    async with held.run_test(size=(80, 24)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "capital?")
+        await data.wait(pilot, lambda: "thought for" in data.shown(held) and "tokens/s" in data.shown(held))
+        assert "Paris." in data.shown(held)
+        assert "Its capital" not in data.shown(held) and "think>" not in data.shown(held)
+        await pilot.press("ctrl+t")
+        await data.wait(pilot, lambda: "France. Its capital is known." in data.shown(held))
+        await pilot.press("ctrl+t")
+        await data.wait(pilot, lambda: "Its capital" not in data.shown(held))
+        await pilot.press("escape", "Y")
+        await data.wait(pilot, lambda: held.clipboard == "**Paris**.")
+
+
+async def test_an_answer_stopped_while_it_thinks_shows_the_thought(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["<think>hm ", *[f"word{n} " for n in range(2000)]], slow=True)
+    async with held.run_test(size=(80, 24)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "go")
+        await data.wait(pilot, lambda: "thinking …" in data.shown(held) and "word3" in data.shown(held))
+        await pilot.press("escape")
+        await data.wait(pilot, lambda: "thought for" in data.shown(held))

@@ -13,6 +13,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from phitui.domain.chat import ChatStats
+from phitui.domain.thinking import Piece, Thinking
 from phitui.errors import EngineError, PhituiError
 from phitui.tui import format as show
 from phitui.tui.conversation import Conversation
@@ -20,7 +21,7 @@ from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
 from phitui.tui.place import Place
 from phitui.tui.text import lines, styled
 from phitui.tui.widgets.composer import Composer
-from phitui.tui.widgets.transcript import Answer, Note, Question, Transcript
+from phitui.tui.widgets.transcript import Answer, Note, Question, Thought, Transcript
 
 LOG_LINES = 6
 """Lines of the engine's log that are shown when it died."""
@@ -43,12 +44,15 @@ class Chat(Place):
         Binding("r", "restart", "restart engine"),
         Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
         Binding("Y", "copy_answer", "copy answer"),
+        Binding("ctrl+t", "thoughts", "thoughts", key_display="^t", priority=True),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._question = ""
         self._answer: Answer | None = None
+        self._thought: Thought | None = None
+        self._parts = Thinking()
         self._text = ""
         self._failed: PhituiError | None = None
         self._stats: ChatStats | None = None
@@ -111,7 +115,7 @@ class Chat(Place):
         self._question, self._text, self._failed, self._stats, self._loading = text, "", None, None, None
         await self.query("Note.-error").remove()
         self.query_one("#intro").display = False
-        self._answer = Answer()
+        self._answer, self._thought, self._parts = Answer(), None, Thinking()
         turns: list[Widget] = [self._answer] if restart else [Question(text), self._answer]
         await said.mount_all(turns, before=".room")
         self.talk.send(hand.path, text, self.app.settings, restart=restart)
@@ -127,20 +131,38 @@ class Chat(Place):
     async def on_answer_text(self, message: AnswerText) -> None:
         if message.turn != self.talk.turn or self._answer is None:
             return
-        if self._loading is not None or not self._text:
-            self._loading = None
-            self._text += message.text
+        before = self._loading is not None, self._parts.thinking, bool(self._text)
+        self._loading = None
+        await self._add(self._parts.feed(message.text))
+        if before != (False, self._parts.thinking, bool(self._text)):
             self._show_state()
-        else:
-            self._text += message.text
-        await self._answer.append(message.text)
-        self.call_after_refresh(self.query_one(Transcript).reveal, self._answer)
+
+    async def _add(self, pieces: list[Piece]) -> None:
+        """Show more of the answer and of the thought before it."""
+        if self._answer is None:
+            return
+        said = self.query_one(Transcript)
+        for piece in pieces:
+            if piece.kind == "answer":
+                self._text += piece.text
+                await self._answer.append(piece.text)
+                continue
+            if self._thought is None:
+                self._thought = Thought()
+                await said.mount(self._thought, before=self._answer)
+                self.refresh_bindings()
+            self._thought.append(piece.text)
+        if self._thought is not None and not self._parts.thinking:
+            self._thought.finish()
+        if pieces:
+            self.call_after_refresh(said.reveal, self._answer)
 
     async def on_answer_done(self, message: AnswerDone) -> None:
         if message.turn != self.talk.turn:
             return
         self._stats, self._loading = message.stats, None
-        if message.stats is None and not self._text:
+        await self._end()
+        if message.stats is None and not self._text and self._thought is None:
             await self._note("stopped before the answer began")
         self._show_state()
         self.refresh_bindings()
@@ -149,10 +171,17 @@ class Chat(Place):
         if message.turn != self.talk.turn:
             return
         self._failed, self._loading = message.error, None
+        await self._end()
         await self._note(_explained(message.error), error=True)
         self.query_one(Transcript).focus()
         self._show_state()
         self.refresh_bindings()
+
+    async def _end(self) -> None:
+        """Nothing more comes of this answer."""
+        await self._add(self._parts.end())
+        if self._thought is not None:
+            self._thought.finish()
 
     async def _note(self, content: Content | str, *, error: bool = False) -> None:
         note = Note(content, markup=False, classes="-error" if error else "")
@@ -171,6 +200,8 @@ class Chat(Place):
         if self.talk.busy:
             if self._loading is not None:
                 return styled(f"loading the model … {100 * self._loading:.0f} %", "$accent")
+            if self._parts.thinking:
+                return styled("thinking …", "$accent") + styled(" esc stops", "$muted")
             if not self._text:
                 return styled("reading …", "$accent")
             return styled("answering …", "$accent") + styled(" esc stops", "$muted")
@@ -185,6 +216,8 @@ class Chat(Place):
             return self._failed is not None
         if action == "stop":
             return busy
+        if action == "thoughts":
+            return bool(self.query(Thought))
         if action == "leave":
             return not busy and isinstance(self.focused, Composer)
         if action == "write":
@@ -202,8 +235,9 @@ class Chat(Place):
 
     async def action_restart(self) -> None:
         if self._failed is not None and not self.talk.busy:
-            if self._answer is not None:
-                await self._answer.remove()
+            for part in (self._thought, self._answer):
+                if part is not None:
+                    await part.remove()
             await self._ask(self._question, restart=True)
 
     async def action_new(self) -> None:
@@ -212,10 +246,17 @@ class Chat(Place):
             self.app.notify("Escape stops the answer first", timeout=3)
             return
         self.talk.reset()
-        await self.query("Question, Answer, Note").remove()
+        await self.query("Question, Thought, Answer, Note").remove()
         self._stats = self._failed = None
         self.query_one("#intro").display = True
         self._hand_changed()
+
+    def action_thoughts(self) -> None:
+        """Unfold or fold the newest thought."""
+        found = list(self.query(Thought))
+        if found:
+            found[-1].action_fold()
+            self.call_after_refresh(found[-1].scroll_visible)
 
     def action_copy_answer(self) -> None:
         if self._text:

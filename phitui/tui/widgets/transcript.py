@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from markdown_it import MarkdownIt
+from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.widgets import Markdown, Static
 
-from phitui.tui.text import harmless
+from phitui.tui.format import duration
+from phitui.tui.text import harmless, lines, one_line, styled
 
 
 @lru_cache(maxsize=1)
@@ -35,6 +38,54 @@ class Answer(Markdown):
 
     def __init__(self, text: str = "", **kwargs: Any) -> None:
         super().__init__(harmless(text) or None, parser_factory=_parser, open_links=False, **kwargs)
+
+
+class Thought(Static, can_focus=True):
+    """What a reasoning model thinks before it answers: one line, which unfolds to the whole text."""
+
+    BINDINGS: ClassVar = [Binding("enter,space", "fold", "unfold or fold", show=False)]
+    DEFAULT_CSS = """
+    Thought { height: auto; margin: 0 0 1 0; padding: 0 1; color: $muted; border-left: outer $border; }
+    Thought:focus { border-left: outer $accent; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
+        self._text = ""
+        self._began = time.monotonic()
+        self._seconds: float | None = None
+        self.unfolded = False
+        self._paint()
+
+    def append(self, text: str) -> None:
+        """More of it."""
+        self._text += text
+        self._paint()
+
+    def finish(self) -> None:
+        """The thought is over."""
+        if self._seconds is None:
+            self._seconds = time.monotonic() - self._began
+            self._paint()
+
+    def action_fold(self) -> None:
+        """Show all of it, or one line."""
+        self.unfolded = not self.unfolded
+        self._paint()
+
+    def on_click(self) -> None:
+        self.action_fold()
+
+    def _paint(self) -> None:
+        going = self._seconds is None
+        took = duration(time.monotonic() - self._began if self._seconds is None else self._seconds)
+        head = f"{'▾' if self.unfolded else '▸'} {'thinking …' if going else 'thought for'} {took}"
+        if self.unfolded:
+            self.update(lines([styled(head), "", self._text.rstrip()]))
+            return
+        tail = one_line(self._text.rstrip()[-200:]).rpartition("  ")[2] if going else ""
+        room = max(0, self.size.width - len(head) - 4)
+        self.update(styled(head) + styled(f"  {tail[-room:]}" if tail and room > 10 else "", "italic"))
 
 
 class Question(Static):
