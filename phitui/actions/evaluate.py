@@ -64,6 +64,8 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         values=measures.values,
         facts=measures.facts,
         reference=Path(wanted.reference).name if wanted.reference else "",
+        conditions=measures.conditions,
+        asked=asked(wanted),
     )
     remember(ctx, wanted, measured, job)
     return as_document(measured) | {"model": wanted.model, "reference": wanted.reference}
@@ -155,6 +157,20 @@ def _digest(request: EvaluateRequest) -> str:
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()[:32]
 
 
+def asked(request: EvaluateRequest) -> str:
+    """A digest of what the evaluator is asked for, whatever the two models are; "" where the text cannot be read.
+
+    `request` must be normalized. Threads and the journal make no difference to a figure of quality.
+    """
+    try:
+        text = hashlib.sha256(Path(request.text).read_bytes()).hexdigest() if request.text else ""
+    except OSError:
+        return ""
+    options = {name: value for name, value in request.options.items() if name not in ("threads", "journal")}
+    known = {"evaluator": request.evaluator, "text": text, "options": options}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
 def command_line(request: EvaluateRequest) -> tuple[str, ...]:
     """The command that does the same."""
     words = ["phitui", "eval", request.model]
@@ -180,4 +196,5 @@ def as_document(measured: Measured) -> dict[str, Any]:
         "source": measured.source,
         "created": measured.created,
         "facts": dict(measured.facts),
+        "conditions": dict(measured.conditions),
     }

@@ -234,12 +234,14 @@ class Catalogue(Offer, Protocol):
 class Measures:
     """Quality and speed of an artifact. `values` by name (perplexity, kld_mean, ...); `source`: how they came.
 
-    `facts` are what must be equal for two figures to be comparable, such as the digest of the text.
+    `facts` are what must be equal for two figures of quality to be comparable, such as the digest of the text;
+    `conditions` are what else is worth knowing, such as the threads that a speed depends on.
     """
 
     values: Mapping[str, float]
     source: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from phitui.errors import InvalidFile, PhituiError
 from phitui.store.database import open_database
@@ -30,6 +31,15 @@ UPGRADES: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX measures_of ON measures (fingerprint, created)",
     ),
+    (
+        "ALTER TABLE measures ADD COLUMN conditions TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE measures ADD COLUMN asked TEXT NOT NULL DEFAULT ''",
+        """CREATE TABLE built (
+            fingerprint TEXT NOT NULL, source TEXT NOT NULL, scheme TEXT NOT NULL, options TEXT NOT NULL,
+            imatrix TEXT NOT NULL, lossless INTEGER NOT NULL, size INTEGER NOT NULL, name TEXT NOT NULL,
+            created REAL NOT NULL, PRIMARY KEY (source, scheme, options, imatrix, fingerprint)
+        ) WITHOUT ROWID""",
+    ),
 )
 SAMPLE = 4096
 """Bytes of each tensor that count for a fingerprint."""
@@ -39,7 +49,9 @@ SAMPLE = 4096
 class Measured:
     """One evaluation of one file. `created` is in unix seconds; `reference` is the name of the file compared with.
 
-    `values` by name: perplexity, kld_mean, decode_tokens_per_s, ...; `facts` tell which of them can be compared.
+    `values` by name: perplexity, kld_mean, decode_tokens_per_s, ...; `facts` tell which of them can be compared,
+    `conditions` what else a speed depends on. `asked` is a digest of what the evaluator was asked for: equal requests
+    on the same files need not be carried out twice.
     """
 
     model: str
@@ -50,6 +62,35 @@ class Measured:
     facts: Mapping[str, str] = field(default_factory=dict)
     reference: str = ""
     reference_fingerprint: str = ""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A file that phitui made: of which content (`source`, see phitui.gguf.identity), and how.
+
+    `options` are the quantizer's as JSON, `imatrix` is the digest of the importance matrix ("" without one).
+    `lossless`: every weight is what it was in the source, so this is the model that others are compared with.
+    `size` in bytes, `created` in unix seconds, `name` that of the file then.
+    """
+
+    source: str
+    scheme: str
+    options: str
+    imatrix: str
+    lossless: bool
+    size: int
+    name: str
+    created: float
+    fingerprint: str = ""
+
+
+_MEASURED = (
+    "measures.model, evaluator, measures.created, measures.source, figures, facts, reference, reference_fingerprint,"
+    " conditions, asked"
+)
+_BUILT = "built.source, scheme, options, imatrix, lossless, size, name, built.created, built.fingerprint"
 
 
 def fingerprint(path: Path) -> str:
@@ -104,11 +145,13 @@ class MeasureStore:
             json.dumps(dict(measured.facts)),
             measured.reference,
             measured.reference_fingerprint,
+            json.dumps(dict(measured.conditions)),
+            measured.asked,
         )
         with self._refusing():
             self._database.execute(
                 "INSERT INTO measures (fingerprint, model, evaluator, created, source, figures, facts, reference,"
-                " reference_fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " reference_fingerprint, conditions, asked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
 
@@ -117,20 +160,75 @@ class MeasureStore:
         key = self.fingerprint(path)
         with self._refusing():
             rows = self._database.execute(
-                "SELECT model, evaluator, created, source, figures, facts, reference, reference_fingerprint"
-                " FROM measures WHERE fingerprint = ? ORDER BY created DESC, id DESC",
+                f"SELECT {_MEASURED} FROM measures WHERE fingerprint = ? ORDER BY created DESC, id DESC",  # noqa: S608
                 (key,),
             ).fetchall()
-        return [
-            Measured(model, evaluator, created, source, json.loads(figures), json.loads(facts), *reference)
-            for model, evaluator, created, source, figures, facts, *reference in rows
-        ]
+        return [_measured(row) for row in rows]
+
+    def newest(self, paths: Iterable[Path]) -> dict[Path, Measured]:
+        """The newest figures of each of these files that has some. Cheap for thousands of files.
+
+        Only files as long as one that was measured are looked into; what cannot be read has no figures.
+        """
+        with self._refusing():
+            sizes = {
+                size
+                for (size,) in self._database.execute(
+                    "SELECT DISTINCT size FROM files WHERE fingerprint IN (SELECT fingerprint FROM measures)"
+                )
+            }
+        found: dict[Path, Measured] = {}
+        for path in paths if sizes else ():
+            with suppress(PhituiError, OSError):
+                if path.stat().st_size in sizes and (figures := self.of(path)):
+                    found[path] = figures[0]
+        return found
 
     def forget(self, path: Path) -> int:
         """Drop all figures of that file; returns how many there were."""
         key = self.fingerprint(path)
         with self._refusing():
             return self._database.execute("DELETE FROM measures WHERE fingerprint = ?", (key,)).rowcount
+
+    def add_built(self, path: Path, built: Built) -> None:
+        """Remember how that file was made."""
+        row = (built.source, built.scheme, built.options, built.imatrix, built.lossless, built.size, built.name)
+        with self._refusing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO built (source, scheme, options, imatrix, lossless, size, name, created,"
+                " fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*row, built.created, self.fingerprint(path)),
+            )
+
+    def built(self, source: str) -> list[Built]:
+        """Every file that was made of that content, newest first."""
+        with self._refusing():
+            rows = self._database.execute(
+                f"SELECT {_BUILT} FROM built WHERE source = ? ORDER BY created DESC",  # noqa: S608
+                (source,),
+            ).fetchall()
+        return [_built(row) for row in rows]
+
+    def of_source(self, source: str) -> list[tuple[Built, Measured]]:
+        """What was measured of the files made of that content, newest first."""
+        with self._refusing():
+            rows = self._database.execute(
+                f"SELECT {_BUILT}, {_MEASURED} FROM built JOIN measures USING (fingerprint)"  # noqa: S608
+                " WHERE built.source = ? ORDER BY measures.created DESC, id DESC",
+                (source,),
+            ).fetchall()
+        width = len(_BUILT.split(","))
+        return [(_built(row[:width]), _measured(row[width:])) for row in rows]
+
+    def path_of(self, fingerprint: str) -> Path | None:
+        """Where a file of that content lies, as far as it was seen and is still there."""
+        with self._refusing():
+            rows = self._database.execute("SELECT path FROM files WHERE fingerprint = ?", (fingerprint,)).fetchall()
+        for (text,) in rows:
+            with suppress(PhituiError):
+                if self.fingerprint(Path(text)) == fingerprint:
+                    return Path(text)
+        return None
 
     def fingerprint(self, path: Path) -> str:
         """The file's fingerprint, remembered by path, size and time."""
@@ -169,3 +267,14 @@ class MeasureStore:
             f"the measurements in {self._path} cannot be used: {error}",
             "is the disk full or read-only, or did a later phitui write them?",
         )
+
+
+def _measured(row: Sequence[Any]) -> Measured:
+    model, evaluator, created, source, figures, facts, reference, fingerprint, conditions, asked = row
+    found = (json.loads(figures), json.loads(facts), reference, fingerprint, json.loads(conditions), asked)
+    return Measured(model, evaluator, created, source, *found)
+
+
+def _built(row: Sequence[Any]) -> Built:
+    source, scheme, options, imatrix, lossless, *rest = row
+    return Built(source, scheme, options, imatrix, bool(lossless), *rest)

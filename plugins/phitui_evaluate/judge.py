@@ -67,7 +67,8 @@ def judge(model: Path, options: JudgeOptions, job: JobContext) -> Measures:
             values |= speed(workers[0], tokens)
         run.journal.forget()
     values["seconds"] = round(time.monotonic() - began, 3)
-    return Measures(values, source(run.done, options, reading), facts(reading, options, threads))
+    facts = {"text_sha256": reading.digest, "context": str(options.ctx), "chunks": str(run.done)}
+    return Measures(values, source(run.done, options, reading), facts, conditions(reading, options, threads))
 
 
 class Run:
@@ -263,16 +264,12 @@ def source(chunks: int, options: JudgeOptions, reading: text.Text) -> str:
     return f"measured with llama.cpp on {chunks} chunks of {options.ctx} tokens ({reading.name}){compared}"
 
 
-def facts(reading: text.Text, options: JudgeOptions, threads: int) -> dict[str, str]:
-    """What must be equal for two figures to be comparable, and what explains a speed."""
+def conditions(reading: text.Text, options: JudgeOptions, threads: int) -> dict[str, str]:
+    """What explains a speed, and what the text was called."""
     from importlib.metadata import version
 
-    known = {
-        "text": reading.name,
-        "text_sha256": reading.digest,
-        "engine": f"llama-cpp-python {version('llama-cpp-python')}",
-    }
-    return known | {"threads": str(threads), "layers": str(options.layers)}
+    engine = f"llama-cpp-python {version('llama-cpp-python')}"
+    return {"text": reading.name, "engine": engine, "threads": str(threads), "layers": str(options.layers)}
 
 
 def default_threads() -> int:

@@ -193,7 +193,7 @@ def test_it_stops_when_the_error_is_small(models: dict[str, Path], text: Path) -
 def test_the_own_text_is_enough(models: dict[str, Path]) -> None:
     measures = judge(models["Q8_0"], JudgeOptions(threads=1, chunks=1, speed=False), Quiet())
     assert measures.values["context"] == 512
-    assert measures.facts["text"] == "phitui's own"
+    assert measures.conditions["text"] == "phitui's own"
     assert len(measures.facts["text_sha256"]) == 64
     assert "1 chunks of 512 tokens" in measures.source
 
