@@ -47,6 +47,10 @@ class InvalidFile(PhituiError):
     """A file is not what its name or header says: truncated, overlapping, absurd, or another format."""
 
 
+class SourceChanged(InvalidFile):
+    """A source became another one while it was read: what was written from it is worthless."""
+
+
 class Unavailable(PhituiError):
     """Something optional is not installed or not present on this machine; `hint` is the install command."""
 

@@ -207,6 +207,32 @@ class FileExtent:
 
 
 @dataclass(frozen=True)
+class HubFile:
+    """A file of a Hub repository at one commit, which is what pins its bytes.
+
+    `etag` is the SHA-256 of a large file, or the git blob id of a small one; empty if the Hub does not say.
+    """
+
+    repo: str
+    commit: str
+    name: str
+    size: int
+    etag: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.commit[:12]}/{self.name}"
+
+
+@dataclass(frozen=True)
+class RemoteExtent:
+    """A run of bytes in a file that stays on the Hub: read by HTTP range requests."""
+
+    file: HubFile
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
 class InlineExtent:
     """Bytes made by the converter itself (rope factors); small."""
 
@@ -217,7 +243,7 @@ class InlineExtent:
         return len(self.data)
 
 
-Extent = FileExtent | InlineExtent
+Extent = FileExtent | RemoteExtent | InlineExtent
 
 
 @dataclass(frozen=True)
