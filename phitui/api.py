@@ -51,9 +51,11 @@ from phitui.domain.quant import Override, Scheme
 from phitui.domain.tensors import (
     FileExtent,
     FilePlan,
+    HubFile,
     InlineExtent,
     Metadata,
     PlannedTensor,
+    RemoteExtent,
     Source,
     SourceTensor,
     TensorSource,
@@ -77,17 +79,22 @@ from phitui.hookspecs import hookimpl
 if TYPE_CHECKING:
     from phitui.config import modelfiles, plugin_folders
     from phitui.engine.complaints import NativeLog
+    from phitui.engine.llama_parameters import context_parameters, model_parameters
     from phitui.engine.template import render_chat
     from phitui.gguf.header import Header, encode_header, read_header
     from phitui.gguf.safetensors import Checkpoint, open_checkpoint
     from phitui.gguf.safetensors_writer import write_safetensors
+    from phitui.gguf.shards import read_model
     from phitui.gguf.writer import write_gguf
 
 _LAZY = {
     "NativeLog": "phitui.engine.complaints",
+    "context_parameters": "phitui.engine.llama_parameters",
+    "model_parameters": "phitui.engine.llama_parameters",
     "Header": "phitui.gguf.header",
     "encode_header": "phitui.gguf.header",
     "read_header": "phitui.gguf.header",
+    "read_model": "phitui.gguf.shards",
     "Checkpoint": "phitui.gguf.safetensors",
     "open_checkpoint": "phitui.gguf.safetensors",
     "write_gguf": "phitui.gguf.writer",
@@ -130,6 +137,7 @@ __all__ = [
     "Finder",
     "FinishReason",
     "Header",
+    "HubFile",
     "ImatrixCollector",
     "ImatrixSettings",
     "InlineExtent",
@@ -150,6 +158,7 @@ __all__ = [
     "PhituiError",
     "PlannedTensor",
     "Quantizer",
+    "RemoteExtent",
     "Rope",
     "Sampling",
     "Say",
@@ -168,15 +177,18 @@ __all__ = [
     "ValueType",
     "Verdict",
     "chat_format",
+    "context_parameters",
     "encode_header",
     "format_named",
     "hookimpl",
+    "model_parameters",
     "modelfiles",
     "open_checkpoint",
     "option",
     "place",
     "plugin_folders",
     "read_header",
+    "read_model",
     "render_chat",
     "write_gguf",
     "write_safetensors",

@@ -16,7 +16,8 @@ from phitui.domain.bundle import Bundle, BundleFile, ExportModel
 from phitui.domain.offers import Exporter
 from phitui.errors import OutputExists, PhituiError, UsageError
 from phitui.gguf.facts import facts_from_header
-from phitui.gguf.header import Header, read_header
+from phitui.gguf.header import Header
+from phitui.gguf.shards import read_model
 from phitui.plugins import named
 
 
@@ -49,7 +50,7 @@ def preview(context: Context, request: ExportRequest) -> Bundle:
     exporter = named(context.registry.exporters, request.to, "export target")
     path = resolve_model(context, request.model)
     values = options.build(exporter.options, request.options)
-    header = read_header(path)
+    header = read_model(path)
     template = header.get("tokenizer.chat_template", "")
     model = ExportModel(
         path, facts_from_header(header), template if isinstance(template, str) else "", HeaderValues(header)

@@ -114,12 +114,12 @@ def default_out(ctx: Context, model: Path) -> Path:
 
 def check(request: ImatrixRequest) -> None:
     """Refuse what cannot end well: not a model, not a text, an output path that cannot be written."""
-    from phitui.gguf.header import read_header
+    from phitui.gguf.shards import read_model
 
     if request.context < FEWEST_TOKENS:
         raise UsageError(f"a chunk of {request.context} tokens is too short", f"at least {FEWEST_TOKENS}; 512 is usual")
     model, out = Path(request.model), Path(request.out)
-    header = read_header(model)
+    header = read_model(model)
     if not isinstance(header.get("general.architecture"), str):
         raise InvalidFile(f"{model} is no model: its header names no architecture", "give the GGUF of a model")
     read_text(Path(request.text))

@@ -26,15 +26,16 @@ _CONFIG_LIMIT = 8 << 20
 
 
 def library(context: Context) -> list[Artifact]:
-    """Artifacts of all finders, each file once (by its real path), sorted by name.
+    """Artifacts of all finders, each file once (by its real path), sorted by name; a split model is one artifact.
 
     What a finder left empty (architecture, scheme) is read from the header, through a cache on disk. A finder that
     fails is recorded among the plugin failures; the others go on.
     """
     artifacts: dict[Path, Artifact] = {}
     with Library(context.paths.cache / "library.db") as cache:
-        for artifact in _found(context):
+        for found in _found(context):
             try:
+                artifact = _whole(found)
                 key = artifact.path.resolve()
                 if key not in artifacts:
                     artifacts[key] = _described(artifact, cache)
@@ -57,10 +58,13 @@ def catalogue(context: Context) -> list[KnownModel]:
 
 
 def resolve_model(context: Context, text: str) -> Path:
-    """The GGUF that `text` means: a path, or a name in the library. Raises UsageError saying what else it may be."""
+    """The GGUF that `text` means: a path, or a name in the library; of a split model the first file.
+
+    Raises UsageError saying what else it may be, InvalidFile if parts of a split model are missing.
+    """
     path = Path(text).expanduser()
     if path.is_file():
-        return path.absolute()
+        return first_file(path)
     if path.is_dir():
         raise UsageError(
             f"{visible(text)} is a directory; a GGUF file is needed here",
@@ -74,18 +78,28 @@ def resolve_model(context: Context, text: str) -> Path:
             f"{artifact.name} is a checkpoint; a GGUF file is needed here",
             f"make one with: phitui build {artifact.path} --scheme Q4_K_M --out model.gguf",
         )
-    return artifact.path
+    return first_file(artifact.path)
+
+
+def first_file(path: Path) -> Path:
+    """The absolute path of a file; of any file of a split model, that of the first. Raises InvalidFile."""
+    from phitui.gguf.shards import shard_name, shards_of
+
+    path = path.absolute()
+    return shards_of(path)[0] if shard_name(path.name) else path
 
 
 def named(context: Context, text: str) -> Artifact | None:
-    """The artifact of that name in the library (".gguf" may be left out; case counts only to tell two apart).
+    """The artifact of that name in the library; case counts only to tell two apart.
+
+    ".gguf" may be left out, and so may the number of the first file of a split model.
 
     None if there is none; UsageError if there are several.
     """
     artifacts = library(context)
     for fold in (str, str.lower):
         wanted = fold(text)
-        found = [a for a in artifacts if wanted in (fold(a.name), fold(a.name).removesuffix(".gguf"))]
+        found = [a for a in artifacts if wanted in {fold(name) for name in _names(a)}]
         if len(found) > 1:
             raise UsageError(
                 f"{len(found)} models are named {visible(text)!r}",
@@ -94,6 +108,13 @@ def named(context: Context, text: str) -> Artifact | None:
         if found:
             return found[0]
     return None
+
+
+def _names(artifact: Artifact) -> tuple[str, ...]:
+    from phitui.gguf.shards import model_stem
+
+    name = artifact.name
+    return (name, name.removesuffix(".gguf"), model_stem(Path(name)) if artifact.kind == "gguf" else name)
 
 
 def inspect(context: Context, source: str) -> ModelFacts:
@@ -117,10 +138,10 @@ def inspect(context: Context, source: str) -> ModelFacts:
         config, folder = read_config(path), path.absolute().parent
         return _clean(_config_facts(context, config, _name_of(folder), _weights(folder), _special_tokens(folder)))
     from phitui.gguf.facts import facts_from_header
-    from phitui.gguf.header import read_header
+    from phitui.gguf.shards import read_model
 
     try:
-        return _clean(facts_from_header(read_header(path)))
+        return _clean(facts_from_header(read_model(path)))
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise InvalidFile(f"{visible(source)} has a header that makes no sense: {error}") from None
 
@@ -191,10 +212,28 @@ def _record(context: Context, name: str, stage: str, error: Exception) -> None:
         context.registry.failures.append(failure)
 
 
+def _files(artifact: Artifact) -> tuple[Path, ...]:
+    """The files that an artifact should have, by its name: several for a split model."""
+    from phitui.gguf.shards import named_shards
+
+    return named_shards(artifact.path) if artifact.kind == "gguf" else (artifact.path,)
+
+
+def _whole(artifact: Artifact) -> Artifact:
+    """A finder may list every file of a split model, or one: it becomes the first file, with the size of all."""
+    files = _files(artifact)
+    if len(files) == 1 or not files[0].is_file():
+        return artifact
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    name = files[0].name if artifact.name == artifact.path.name else artifact.name
+    return dataclasses.replace(artifact, path=files[0], name=name, size=size)
+
+
 def _described(artifact: Artifact, cache: Library) -> Artifact:
     if not artifact.architecture:
         source = artifact.path if artifact.kind == "gguf" else artifact.path / "config.json"
-        entry = cache.entry(source, _read_gguf if artifact.kind == "gguf" else _read_checkpoint)
+        files = _files(artifact)[1:]
+        entry = cache.entry(source, _read_gguf if artifact.kind == "gguf" else _read_checkpoint, files)
         architecture = entry.facts.architecture if entry.facts else UNREADABLE
         scheme = entry.facts.scheme if entry.facts else "?"
         artifact = dataclasses.replace(artifact, architecture=architecture, scheme=artifact.scheme or scheme)
@@ -208,10 +247,10 @@ def _described(artifact: Artifact, cache: Library) -> Artifact:
 
 def _read_gguf(path: Path) -> Entry:
     from phitui.gguf.facts import facts_from_header
-    from phitui.gguf.header import read_header
+    from phitui.gguf.shards import read_model
 
     try:
-        return Entry(path, facts_from_header(read_header(path)))
+        return Entry(path, facts_from_header(read_model(path)))
     except PhituiError as error:
         return Entry(path, None, error.message)
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:

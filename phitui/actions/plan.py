@@ -131,9 +131,9 @@ def memory_of(path: Path) -> ModelMemory:
 @lru_cache(maxsize=32)
 def _memory_of(path: Path, size: int, modified: int) -> ModelMemory:
     from phitui.gguf.facts import facts_from_header
-    from phitui.gguf.header import read_header
+    from phitui.gguf.shards import read_model
 
-    header = read_header(path)
+    header = read_model(path)
     return model_memory(facts_from_header(header), [(tensor.name, tensor.size) for tensor in header.tensors])
 
 

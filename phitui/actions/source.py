@@ -24,10 +24,10 @@ def source_path(ctx: Context, source: str) -> Path:
     """The checkpoint directory or GGUF that `source` means: a path, or a name in the library. Raises UsageError."""
     path = Path(source).expanduser()
     if path.exists():
-        return path.absolute()
+        return models.first_file(path)
     artifact = models.named(ctx, source)
     if artifact is not None:
-        return artifact.path.absolute()
+        return models.first_file(artifact.path)
     shown = visible(source)
     if models.is_hub_id(source):
         raise UsageError(f"there is no {shown} on this machine", f"download it first: phitui pull {shown}")
@@ -42,7 +42,10 @@ def source_name(path: Path) -> str:
     if path.is_dir():
         cached = _CACHED.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
         return cached[1] if cached else path.resolve().name
-    return _SCHEME_SUFFIX.sub("", path.stem) or path.stem
+    from phitui.gguf.shards import model_stem
+
+    stem = model_stem(path)
+    return _SCHEME_SUFFIX.sub("", stem) or stem
 
 
 def converter_for(ctx: Context, directory: Path) -> Converter:

@@ -16,8 +16,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from phitui.domain.tensors import FilePlan, PlannedTensor, SourceTensor, Value
-from phitui.gguf.header import encode_header, file_size, read_header
+from phitui.domain.tensors import FilePlan, SourceTensor, Value, place
+from phitui.gguf.header import encode_header, file_size
+from phitui.gguf.shards import read_model
 
 KEPT = 64
 """Models whose stand-in is remembered."""
@@ -26,12 +27,10 @@ KEPT = 64
 @lru_cache(maxsize=KEPT)
 def stand_in(path: Path, size: int, modified: int) -> Path:
     """The stand-in of a GGUF with that size and st_mtime_ns; the file itself where none can be made."""
-    header = read_header(path)
+    header = read_model(path)
     metadata = {key: header.value(key) for key in header.keys() if not _tokenizer(key)}  # noqa: SIM118
-    tensors = tuple(
-        PlannedTensor(t.name, t.shape, t.type, t.offset - header.data_start, SourceTensor(t.name, t.shape, t.type, ()))
-        for t in header.tensors
-    )
+    described = [(SourceTensor(t.name, t.shape, t.type, ()), t.type, None) for t in header.tensors]
+    tensors = place(described, header.alignment)
     try:
         return write_stand_in(_slim(FilePlan("", metadata, tensors, header.alignment)), path.stem)
     except OSError:

@@ -11,6 +11,7 @@ from phitui.domain.model import ModelFacts, Rope
 from phitui.domain.quant import FILE_TYPES
 from phitui.errors import InvalidFile
 from phitui.gguf.header import Header
+from phitui.gguf.shards import model_stem
 
 _MARKERS = frozenset({"<|im_sep|>", *(stop for item in CHAT_FORMATS for stop in item.stops)})
 _ARCHITECTURES = {"phi": "phi2", "phi-msft": "phi2", "phi3_v": "phi3", "phi4mm": "phi3", "phi4_multimodal": "phi3"}
@@ -36,7 +37,7 @@ def facts_from_header(header: Header) -> ModelFacts:
     vocabulary = header.length("tokenizer.ggml.tokens") or number("vocab_size")
     experts = number("expert_count")
     return ModelFacts(
-        name=str(header.get("general.name") or header.path.stem),
+        name=str(header.get("general.name") or model_stem(header.path)),
         architecture=architecture,
         parameters=_parameters(header),
         layers=number("block_count"),

@@ -34,13 +34,14 @@ MAX_DIMENSIONS = 4
 
 @dataclass(frozen=True)
 class HeaderTensor:
-    """A tensor as a header describes it. `offset` counts from the start of the file; sizes are bytes."""
+    """A tensor as a header describes it. `offset` counts from the start of the file `path`; sizes are bytes."""
 
     name: str
     shape: tuple[int, ...]
     type: TensorType
     offset: int
     size: int
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ class _Lazy:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of one GGUF file. `data_start` is the offset of the tensor data; sizes are bytes."""
+    """The header of one GGUF file. `data_start` is the offset of the tensor data; sizes are bytes.
+
+    Of a split model (phitui.gguf.shards.read_model): `files` are its files, `path` and `data_start` those of the first,
+    `file_size` and `tensors` those of all.
+    """
 
     path: Path
     version: int
@@ -64,6 +69,7 @@ class Header:
     alignment: int
     data_start: int
     tensors: tuple[HeaderTensor, ...]
+    files: tuple[Path, ...]
     _values: dict[str, Value | _Lazy] = field(repr=False, compare=False)
 
     def keys(self) -> Iterable[str]:
@@ -177,7 +183,8 @@ class _Reader:
         described = [self._tensor() for _ in range(tensor_count)]
         data_start = align(self.cursor.position, alignment)
         tensors = self._place(described, data_start, alignment)
-        return Header(self.cursor.path, version, self.cursor.size, alignment, data_start, tensors, values)
+        path = self.cursor.path
+        return Header(path, version, self.cursor.size, alignment, data_start, tensors, (path,), values)
 
     def fail(self, text: str, hint: str = "") -> InvalidFile:
         return InvalidFile(f"{self.cursor.path}: {text}", hint)
@@ -300,7 +307,7 @@ class _Reader:
                     f"is truncated: tensor {name!r} ends at byte {need}, the file has {self.cursor.size}",
                     "download or build it again",
                 )
-            tensors.append(HeaderTensor(name, shape, type_, data_start + offset, size))
+            tensors.append(HeaderTensor(name, shape, type_, data_start + offset, size, self.cursor.path))
         self._overlaps(tensors)
         return tuple(tensors)
 

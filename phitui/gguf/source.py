@@ -1,4 +1,4 @@
-"""An existing GGUF file as a tensor source."""
+"""An existing GGUF as a tensor source, in one file or split over several."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from pathlib import Path
 
 from phitui.domain.tensors import FileExtent, Source, SourceTensor
 from phitui.errors import InvalidFile
-from phitui.gguf.header import Header, read_header
+from phitui.gguf.header import Header
+from phitui.gguf.shards import read_model
 
 PLANNED_KEYS = ("general.file_type", "general.quantization_version", "general.alignment")
 """Keys that belong to a file, not to a model: a plan sets them."""
 
 
 def gguf_source(path: Path | str) -> Source:
-    """The model of a GGUF file, its tensors stored as they are. Raises InvalidFile, also for one part of several."""
-    header = read_header(path)
+    """The model of a GGUF file, its tensors stored as they are. Any file of a split model means all of it.
+
+    Raises InvalidFile.
+    """
+    header = read_model(path)
     architecture = header.get("general.architecture")
     if not isinstance(architecture, str):
         raise InvalidFile(f"{header.path}: the key general.architecture is missing, so it is not a model")
-    parts = header.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
-        raise InvalidFile(
-            f"{header.path}: is one of {parts} parts of a split model", "join them first: llama-gguf-split --merge"
-        )
     metadata = {key: value for key, value in header.metadata().items() if key not in PLANNED_KEYS}
     return Source(header.path, architecture, metadata, tuple(_tensors(header)))
 
@@ -34,7 +33,7 @@ def _tensors(header: Header) -> list[SourceTensor]:
             tensor.name,
             tensor.shape,
             tensor.type,
-            (FileExtent(header.path, tensor.offset, tensor.size),),
+            (FileExtent(tensor.path, tensor.offset, tensor.size),),
             pinned=tensor.type if len(tensor.shape) == 1 else None,
         )
         for tensor in header.tensors

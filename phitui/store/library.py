@@ -1,7 +1,8 @@
 """The library's memory: facts of model files, so that a folder of a thousand GGUFs is read once and not at every start.
 
 One SQLite file in WAL mode. It is a cache: whatever happens to it, it can be made again from the files, so a damaged
-one is moved aside and a locked or read-only one is done without. Entries are keyed by path, size and mtime_ns.
+one is moved aside and a locked or read-only one is done without. Entries are keyed by path, size and mtime_ns; those of
+a split model by the path of its first file, the sizes of all together and the newest time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,13 @@ class Library:
     def close(self) -> None:
         self._database.close()
 
-    def entry(self, path: Path, read: Callable[[Path], Entry]) -> Entry:
-        """The remembered entry of a file, or `read(path)` remembered from now on. Raises OSError if it is gone."""
-        stat = path.stat()
-        key = (str(path), stat.st_size, stat.st_mtime_ns)
+    def entry(self, path: Path, read: Callable[[Path], Entry], others: Sequence[Path] = ()) -> Entry:
+        """The remembered entry of a file, or `read(path)` remembered from now on. Raises OSError if it is gone.
+
+        `others` are more files that the answer depends on; they need not be there.
+        """
+        stats = [path.stat(), *(file.stat() for file in others if file.exists())]
+        key = (str(path), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))
         found = self._find(*key)
         if found is None:
             found = read(path)
