@@ -98,18 +98,21 @@ def fingerprint(path: Path) -> str:
 
     Milliseconds, whatever the size. Raises InvalidFile for what is no GGUF, OSError for what cannot be read.
     """
-    from phitui.gguf.header import read_header
+    from phitui.gguf.shards import read_model
 
-    header = read_header(path)
+    header = read_model(path)
     digest = hashlib.sha256(str(header.file_size).encode())
-    with path.open("rb", buffering=0) as file:
+    with header.path.open("rb", buffering=0) as file:
         left = header.data_start
         while left and (data := file.read(min(left, 1 << 20))):
             digest.update(data)
             left -= len(data)
-        for tensor in header.tensors:
-            skip = max(0, tensor.size - SAMPLE) // 2
-            digest.update(os.pread(file.fileno(), min(SAMPLE, tensor.size), tensor.offset + skip))
+    for part in header.files:  # of a split model there are several
+        with part.open("rb", buffering=0) as file:
+            for tensor in header.tensors:
+                if tensor.path == part:
+                    skip = max(0, tensor.size - SAMPLE) // 2
+                    digest.update(os.pread(file.fileno(), min(SAMPLE, tensor.size), tensor.offset + skip))
     return digest.hexdigest()
 
 
