@@ -53,6 +53,7 @@ class Config:
     """config.toml. Unknown keys are errors, so that a typo is never silent."""
 
     folders: tuple[str, ...] = options.option((), help="more folders to look for models in")
+    workers: tuple[str, ...] = options.option((), help="RPC workers, HOST:PORT: their devices are in plans and chats")
     threads: int | None = options.option(None, help="threads for builds and chat; all cores if not set", minimum=1)
     theme: str = options.option("phitui", help="theme of the terminal app")
     file: Path | None = field(default=None, metadata={"phitui": {"help": "where this was read from"}})
@@ -82,6 +83,11 @@ def load(file: Path | None = None) -> Config:
 def plugin_folders() -> tuple[Path, ...]:
     """Folders a finder should look into: phitui's own models and the ones in the configuration."""
     return (paths().models, *(Path(folder).expanduser() for folder in load().folders))
+
+
+def configured_workers() -> tuple[str, ...]:
+    """HOST:PORT of the RPC workers that are used where a request names none."""
+    return load().workers
 
 
 def modelfiles() -> Path:
