@@ -6,7 +6,6 @@ protocols; this module knows no plugin. Without an engine the machine's RAM is t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +19,11 @@ from phitui.domain.hardware import Device, MemoryBuffer
 from phitui.domain.offers import MemoryProbe
 from phitui.domain.offload import OffloadPlan, PlanRequest
 from phitui.domain.placement import ModelMemory, model_memory
+from phitui.domain.sizes import parse_size
 from phitui.domain.tensors import FilePlan
 from phitui.errors import PhituiError, Unavailable, UsageError
 from phitui.plugins import availability
 
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _RAM_NAMES = ("ram", "cpu", "host")
 
 
@@ -163,12 +161,6 @@ def _described(text: str, number: int) -> Device:
         )
     kind = "cpu" if name.strip().lower() in _RAM_NAMES else "gpu"
     return Device(name.strip(), "given", "cpu" if kind == "cpu" else "gpu", text, size, size, "given")
-
-
-def parse_size(text: str) -> int | None:
-    """Bytes of "24GiB", "24G", "24 GB" or "123456789"; None if it is no size. Units are binary, as tools show VRAM."""
-    match = _SIZE.fullmatch(text.strip())
-    return int(float(match[1]) * _UNITS[match[2].upper()]) if match and float(match[1]) > 0 else None
 
 
 def _ram() -> Device:

@@ -9,11 +9,12 @@ import pytest
 
 from phitui.__main__ import main
 from phitui.actions.context import Context
-from phitui.actions.plan import as_document, described, devices, parse_size, plan
+from phitui.actions.plan import as_document, described, devices, plan
 from phitui.actions.standin import stand_in, write_stand_in
 from phitui.cli.plan import bar, layer_count, text
 from phitui.domain.hardware import Device
 from phitui.domain.offload import PlanRequest
+from phitui.domain.sizes import parse_size
 from phitui.domain.tensors import FilePlan, SourceTensor, TensorType, Value, place
 from phitui.errors import UsageError
 from phitui.gguf.header import read_header
