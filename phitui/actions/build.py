@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.actions.context import Context
+from phitui.actions.figures import remember_build
 from phitui.actions.imatrix import default_out
 from phitui.actions.jobs import jobs
 from phitui.actions.schemes import SchemeRow, find_scheme, scheme_table
@@ -27,7 +28,10 @@ TASK = "phitui.actions.build:run"
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """A build, JSON-ready. `converter` and `quantizer` hold option values; `out` empty means the models folder."""
+    """A build, JSON-ready. `converter` and `quantizer` hold option values; `out` empty means the models folder.
+
+    `allow_nan` writes weights that are NaN or infinite, which are refused otherwise.
+    """
 
     source: str
     scheme: str
@@ -36,6 +40,7 @@ class BuildRequest:
     quantizer: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
     overwrite: bool = False
+    allow_nan: bool = False
 
 
 def preview(ctx: Context, request: BuildRequest) -> FilePlan:
@@ -74,7 +79,8 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         encoder = quantizer.encoder(plan, chosen)
         out.parent.mkdir(parents=True, exist_ok=True)
         threads = build.threads or ctx.config.threads
-        written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite)
+        written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite, allow_nan=build.allow_nan)
+    remember_build(ctx, plan, quantizer.options, build.quantizer, written.path, job)
     return {
         "path": str(written.path),
         "size": written.size,
@@ -84,6 +90,7 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         "bits_per_weight": round(plan.bits_per_weight, 4),
         "parameters": plan.parameters,
         "substitutions": len(plan.substitutions),
+        "not_finite": [str(tensor) for tensor in written.not_finite],
     }
 
 
@@ -200,6 +207,7 @@ def command_line(request: BuildRequest) -> tuple[str, ...]:
                 word for item in (value if isinstance(value, list | tuple) else [value]) for word in (flag, str(item))
             ]
     words += ["--threads", str(request.threads)] if request.threads else []
+    words += ["--allow-nan"] if request.allow_nan else []
     return (*words, "--overwrite") if request.overwrite else tuple(words)
 
 

@@ -28,6 +28,7 @@ def command(context: Context) -> click.Command:
     @click.option(
         "--overwrite", "--force", is_flag=True, help="Replace an existing file, once the new one is complete."
     )
+    @click.option("--allow-nan", is_flag=True, help="Write weights that are NaN or infinite, too; the log names them.")
     @output.json_flag
     def build(source: str, scheme: str, dry_run: bool, detach: bool, as_json: bool, **values: Any) -> None:
         """Make a GGUF of SOURCE (a checkpoint directory, a GGUF file or a name in the library) in one pass.
@@ -41,6 +42,7 @@ def command(context: Context) -> click.Command:
             *chosen(context, values),
             values["threads"],
             values["overwrite"],
+            values["allow_nan"],
         )
         if dry_run:
             plan = actions.preview(context, request)

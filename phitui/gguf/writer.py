@@ -1,7 +1,8 @@
 """Writes a planned GGUF: chunks by several threads into `<name>.partial`, journalled, synced, renamed.
 
 Bytes that stay as they are are copied by the kernel. Float to float goes through numpy, all else through the encoder of
-the quantizer. Memory is a few MiB per thread at any size of model.
+the quantizer. Floats are looked at on their way: NaN and infinity are refused. Memory is a few MiB per thread at any
+size of model.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phitui.domain.offers import Encoder, JobContext
-from phitui.domain.tensors import FileExtent, FilePlan
+from phitui.domain.tensors import FileExtent, FilePlan, TensorType
 from phitui.errors import PhituiError, UsageError
 from phitui.gguf import chunks
 from phitui.gguf.chunks import Chunk
@@ -28,6 +29,9 @@ from phitui.gguf.journal import VERSION, Journal, boot_id, recover
 from phitui.gguf.partial import Partial, TargetError, check_output
 from phitui.gguf.reading import SourceChanged, SourceFiles
 
+if TYPE_CHECKING:
+    from phitui.gguf.finite import NotFinite
+
 MAX_THREADS = 32
 SYNC_SECONDS = 30.0
 """How much work a power failure can cost, at most."""
@@ -35,16 +39,22 @@ AHEAD = 8
 """How many chunks before its turn a chunk is asked for from the disk."""
 _POLL_SECONDS = 0.1
 _FALLBACK_BYTES = 1 << 20
+_LOOK_BYTES = 256 << 10
+"""Floats are looked at in pieces that stay in the cache of a core."""
 
 
 @dataclass(frozen=True)
 class WriteResult:
-    """A finished file. `resumed_bytes` were there from a former, interrupted write. Bytes and seconds."""
+    """A finished file. `resumed_bytes` were there from a former, interrupted write. Bytes and seconds.
+
+    `not_finite` says what was written although it is no number, tensor by tensor.
+    """
 
     path: Path
     size: int
     seconds: float
     resumed_bytes: int = 0
+    not_finite: tuple[NotFinite, ...] = ()
 
 
 def write_gguf(
@@ -55,13 +65,18 @@ def write_gguf(
     threads: int | None = None,
     *,
     overwrite: bool = False,
+    allow_nan: bool = False,
 ) -> WriteResult:
     """Write the planned file. Goes on where a former write of the same plan was interrupted.
 
-    Raises UsageError (output there already, encoder missing), InvalidFile (a source is truncated or changed),
-    PhituiError (disk full, not writable, another writer, encoder failed) and Cancelled. The unfinished file is removed
-    where it is worthless (disk full, source changed) and stays where a new try can go on with it.
+    Floats that are NaN or infinite, or become infinite in the type they are written as, are refused, all tensors that
+    hold some in one error; with `allow_nan` they are written, and a note of the job and the result tell of them.
+    Raises UsageError (output there already, encoder missing), InvalidFile (a source is truncated, changed or no
+    numbers), PhituiError (disk full, not writable, another writer, encoder failed) and Cancelled. The unfinished file
+    is removed where it is worthless (disk full, source changed or refused) and stays where a new try can go on with it.
     """
+    from phitui.gguf.finite import NotFiniteError
+
     started = time.monotonic()
     out = Path(out).absolute()
     check_output(out, overwrite)
@@ -69,16 +84,16 @@ def write_gguf(
     with SourceFiles(plan) as sources:
         partial = Partial(out, overwrite)
         try:
-            work = _Write(plan, partial, sources, encoder, job)
+            work = _Write(plan, partial, sources, encoder, job, allow_nan)
             size, resumed = work.run(threads or _default_threads())
             sources.check_unchanged()
             partial.publish(overwrite)
-        except (TargetError, SourceChanged):
+        except (TargetError, SourceChanged, NotFiniteError):
             partial.discard()
             raise
         finally:
             partial.close()
-    return WriteResult(out, size, time.monotonic() - started, resumed)
+    return WriteResult(out, size, time.monotonic() - started, resumed, work.inspector.found)
 
 
 def _default_threads() -> int:
@@ -100,9 +115,18 @@ class _Write:
     """One write: its chunks, its threads and its journal."""
 
     def __init__(
-        self, plan: FilePlan, partial: Partial, sources: SourceFiles, encoder: Encoder | None, job: JobContext | None
+        self,
+        plan: FilePlan,
+        partial: Partial,
+        sources: SourceFiles,
+        encoder: Encoder | None,
+        job: JobContext | None,
+        allow_nan: bool,
     ) -> None:
+        from phitui.gguf.finite import Inspector
+
         self.partial, self.sources, self.encoder, self.job = partial, sources, encoder, job
+        self.inspector = Inspector(allow_nan)
         self.header = encode_header(plan)
         self.size = len(self.header) + plan.data_size
         self.chunks = chunks.split(plan)
@@ -120,6 +144,7 @@ class _Write:
             "chunks": len(self.chunks),
             "cut": [chunks.COPY_BYTES, chunks.FLOAT_VALUES, chunks.ENCODE_VALUES],
             "sources": [list(identity) for identity in sources.identities],
+            "allow_nan": allow_nan,
         }
 
     def run(self, threads: int) -> tuple[int, int]:
@@ -140,6 +165,7 @@ class _Write:
         try:
             self.partial.write(self.header, 0)
             self._work(threads)
+            self._judge()
             self._wait_for(_in_background(self.partial.sync))
         finally:
             self.journal.close()
@@ -178,13 +204,15 @@ class _Write:
             except IndexError:
                 return
             self._prefetch()
-            self._do(chunk)
-            try:
-                self.journal.done(chunk.number)
-            except OSError as error:
-                raise self._journal_error(error) from None
+            if self._do(chunk):
+                try:
+                    self.journal.done(chunk.number)
+                except OSError as error:
+                    raise self._journal_error(error) from None
             with self._count:
                 self.done += chunk.length
+            if self.inspector.tired:
+                return
 
     def _prefetch(self) -> None:
         """Several threads read by turns, which the kernel takes for random access: say what is read soon."""
@@ -192,39 +220,66 @@ class _Write:
             chunk = self.queue[AHEAD]
             self.sources.prefetch(chunk.tensor.source, *chunk.stored)
 
-    def _do(self, chunk: Chunk) -> None:
+    def _do(self, chunk: Chunk) -> bool:
+        """Look at a chunk and write it. True if that is done for good: a new try must see what is bad again."""
         target = len(self.header) + chunk.tensor.offset + chunk.start
         if chunk.kind == "copy":
-            self._copy(chunk, target)
-        else:
-            self.partial.write(self._encoded(chunk), target)
-
-    def _encoded(self, chunk: Chunk) -> Any:
-        from phitui.gguf import floats
-
-        source, width = chunk.tensor.source, chunk.tensor.shape[0]
-        start, length = chunk.stored
+            return self._copy(chunk, target)
+        source, (start, length) = chunk.tensor.source, chunk.stored
         raw = self._buffer(length)
         self.sources.read(source, start, raw)
+        good = not source.stored.is_float or self._look(chunk, start, raw)
+        if self.inspector.refused:
+            return False
+        encoded, good_after = self._encoded(chunk, raw, good)
+        self.partial.write(encoded, target)
+        return good and good_after
+
+    def _look(self, chunk: Chunk, start: int, raw: Any) -> bool:
+        """Whether stored floats from byte `start` of the tensor on are numbers."""
+        kind = chunk.tensor.source.stored
+        return self.inspector.look(chunk.tensor.source, start // kind.block_bytes, raw, kind)
+
+    def _encoded(self, chunk: Chunk, raw: memoryview, good: bool) -> tuple[Any, bool]:
+        """The bytes to be written, and whether all values are numbers in them too. Floats are as `good` as `raw`."""
+        from phitui.gguf import floats
+
+        tensor, width = chunk.tensor, chunk.tensor.shape[0]
+        source, first = tensor.source, chunk.first_row * width
         if chunk.kind == "float":
-            return floats.convert(raw, source.stored, chunk.tensor.type)
+            made = floats.convert(raw, source.stored, tensor.type)
+            wider = tensor.type is TensorType.F32 or not good
+            return made, wider or self.inspector.overflow(source, first, made, tensor.type)
         values = floats.widen(raw, source.stored)
+        if not source.stored.is_float:
+            good = self.inspector.look(source, first, values, TensorType.F32)
+            if self.inspector.refused:
+                return b"", False
         assert self.encoder is not None
-        encoded = self.encoder(chunk.tensor, chunk.first_row, values.reshape(chunk.rows, width))
+        encoded = self.encoder(tensor, chunk.first_row, values.reshape(chunk.rows, width))
         if memoryview(encoded).nbytes != chunk.length:
             raise PhituiError(
-                f"the encoder made {memoryview(encoded).nbytes} bytes of {chunk.rows} rows of {chunk.tensor.name}, "
+                f"the encoder made {memoryview(encoded).nbytes} bytes of {chunk.rows} rows of {tensor.name}, "
                 f"not {chunk.length}"
             )
-        return encoded
+        return encoded, good
 
-    def _copy(self, chunk: Chunk, target: int) -> None:
-        for extent, offset, length in self.sources.segments(chunk.tensor.source, chunk.start, chunk.length):
+    def _copy(self, chunk: Chunk, target: int) -> bool:
+        """Floats are looked at in the page cache first; the kernel copies them from there afterwards."""
+        source, good = chunk.tensor.source, True
+        for start in range(chunk.start, chunk.start + chunk.length, _LOOK_BYTES) if source.stored.is_float else ():
+            part = self._buffer(min(_LOOK_BYTES, chunk.start + chunk.length - start))
+            self.sources.read(source, start, part)
+            good = self._look(chunk, start, part) and good
+        if self.inspector.refused:
+            return False
+        for extent, offset, length in self.sources.segments(source, chunk.start, chunk.length):
             if isinstance(extent, FileExtent):
                 self._copy_file(extent.path, extent.offset + offset, length, target)
             else:
                 self.partial.write(extent.data[offset : offset + length], target)
             target += length
+        return good
 
     def _copy_file(self, path: Path, offset: int, length: int, target: int) -> None:
         """By the kernel; what it leaves (another file system, an old kernel, macOS) through a buffer."""
@@ -234,6 +289,16 @@ class _Write:
             self.sources.read_file(path, offset + copied, part)
             self.partial.write(part, target + copied)
             copied += len(part)
+
+    def _judge(self) -> None:
+        """Refuse what is not finite, or say that it was written. Raises NotFiniteError."""
+        from phitui.gguf.finite import listed
+
+        found = self.inspector.found
+        if self.inspector.refused:
+            raise self.inspector.error(str(self.partial.out))
+        if found and self.job:
+            self.job.note(f"written as you allowed, though they are no finite numbers: values of {listed(found)}")
 
     def _buffer(self, size: int) -> memoryview:
         """A buffer of this thread, used again for every chunk."""

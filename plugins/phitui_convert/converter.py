@@ -19,7 +19,7 @@ from phitui.api import (
     open_checkpoint,
     option,
 )
-from phitui_convert import finite, verdicts
+from phitui_convert import verdicts
 from phitui_convert.architecture import mmproj
 from phitui_convert.architecture.family import Model
 from phitui_convert.families import READERS
@@ -34,9 +34,6 @@ class ConvertOptions:
     name: str = option("", help="general.name of the model; by default from the model card or the directory")
     pre_tokenizer: str = option(
         "", help="llama.cpp's name of the BPE pre-tokenizer, where it is not recognized", advanced=True
-    )
-    check_weights: bool = option(
-        False, help="read all weights first; refuse the checkpoint if any is NaN or infinite, and name the tensors"
     )
     mmproj: bool = option(
         False,
@@ -64,8 +61,6 @@ class PhiConverter:
         opened = open_checkpoint(checkpoint)
         model = _model(opened, options.mmproj)
         tensors = model.tensors(opened)
-        if options.check_weights:
-            finite.check(opened.directory, tensors)
         metadata, notes = _metadata(opened, model, tensors, options)
         if model.left_out:
             notes.insert(0, _left_out(opened, model, tensors))

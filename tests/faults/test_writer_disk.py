@@ -22,6 +22,11 @@ ROWS, WIDTH = 512, 1024
 SIZE = ROWS * WIDTH * 2
 
 
+def numbers(size: int) -> bytes:
+    """Random bytes that are finite numbers as BF16 and F16."""
+    return os.urandom(size).translate(bytes(byte & 0x3F for byte in range(256)))
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "COPY_BYTES", 64 * 1024)
@@ -31,7 +36,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "source.bin"
-    path.write_bytes(os.urandom(SIZE))
+    path.write_bytes(numbers(SIZE))
     return path
 
 
@@ -201,9 +206,9 @@ def test_the_source_becomes_another_file(tmp_path: Path, source: Path, how: str)
         if how == "removed":
             source.unlink()
         elif how == "rewritten":
-            source.write_bytes(os.urandom(SIZE))
+            source.write_bytes(numbers(SIZE))
         else:
-            (tmp_path / "new").write_bytes(os.urandom(SIZE + 2))
+            (tmp_path / "new").write_bytes(numbers(SIZE + 2))
             (tmp_path / "new").replace(source)
 
     with pytest.raises(InvalidFile, match="changed while it was read"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 
 import pytest
 from phitui_convert.converter import ConvertOptions, PhiConverter
+from phitui_convert.floats import FloatQuantizer
 
 from phitui import plugins
 from phitui.api import InvalidFile, write_gguf
 from phitui.gguf.safetensors_writer import write_safetensors
+from phitui.gguf.source import gguf_source
 from phitui.testing.checkpoints import TinyPhi, tensor_shapes, write_checkpoint
 
 TINY = TinyPhi(hidden=32, intermediate=32)
@@ -70,34 +74,60 @@ def test_extra_tensor(tiny: Path) -> None:
     ("dtype", "bad"),
     [("BF16", b"\xc0\x7f"), ("F16", b"\x00\xfc"), ("F32", b"\x00\x00\xc0\x7f"), ("F32", b"\x00\x00\x80\xff")],
 )
-def test_weights_that_are_no_numbers_are_named(dtype: str, bad: bytes, tmp_path: Path) -> None:
-    directory = write_checkpoint(tmp_path / "tiny", hidden=32, intermediate=32, dtype=dtype)
-    assert opened(directory, check_weights=True).notes == opened(directory).notes
+@pytest.mark.parametrize("scheme", ["AUTO", "F16", "F32", "Q8_0", "Q4_K_M", "IQ4_XS"])
+def test_weights_that_are_no_numbers_are_named(dtype: str, bad: bytes, scheme: str, tmp_path: Path) -> None:
+    """Whatever the scheme, all tensors that hold some are named, and nothing is written."""
+    offer = next((one for one in plugins.load().quantizers if scheme in {each.name for each in one.schemes()}), None)
+    if offer is None:
+        pytest.skip("llama-cpp-python is missing")
+    directory = write_checkpoint(tmp_path / "tiny", hidden=256, intermediate=256, layers=2, dtype=dtype)
     for name, count in (("blk.0.attn_norm.weight", 1), ("blk.1.ffn_down.weight", 2)):
         tensor = next(one for one in opened(directory).tensors if one.name == name)
         with tensor.extents[0].path.open("r+b") as file:
             file.seek(tensor.extents[0].offset + 3 * len(bad))
             file.write(bad * count)
-    with pytest.raises(InvalidFile, match=r"2 tensors hold .*attn_norm.weight \(1 of .*ffn_down.weight \(2 of"):
-        opened(directory, check_weights=True)
-    assert opened(directory)
+    plan = offer.plan(opened(directory), [scheme], offer.options())[scheme]
+    out = tmp_path / "out.gguf"
+    with pytest.raises(InvalidFile, match="2 tensors hold values that are no finite numbers") as caught:
+        write_gguf(plan, out, offer.encoder(plan, offer.options()))
+    kind = "NaN" if bad[-2:] in (b"\xc0\x7f",) else "infinite"
+    assert f"blk.0.attn_norm.weight (1 {kind}; first at index 3)" in caught.value.message
+    assert f"blk.1.ffn_down.weight (2 {kind}; first in row 0, column 3)" in caught.value.message
+    assert not list(tmp_path.glob("out.gguf*"))
+    if scheme in ("AUTO", "F16", "F32"):
+        assert len(write_gguf(plan, out, allow_nan=True).not_finite) == 2
 
 
-def test_quantizing_refuses_what_is_no_number(tmp_path: Path) -> None:
-    """Without being asked: the row and the column of the first one."""
-    offers = [offer for offer in plugins.load().quantizers if offer.name == "llama.cpp" and offer.available().ok]
-    if not offers:
+LLAMA_QUANTIZE = """
+import ctypes, sys
+import llama_cpp
+params = llama_cpp.llama_model_quantize_default_params()
+params.ftype, params.nthread = int(sys.argv[3]), 1
+assert llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(params))
+"""
+
+
+@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K_S"])
+def test_llama_quantize_refuses_the_same(scheme: str, tmp_path: Path) -> None:
+    """It looks at the source as phitui does, so there are no bytes of it to be equal to where NaN is allowed."""
+    offer = next((one for one in plugins.load().quantizers if scheme in {each.name for each in one.schemes()}), None)
+    if offer is None:
         pytest.skip("llama-cpp-python is missing")
-    directory = write_checkpoint(tmp_path / "Phi-3-tiny", hidden=256, intermediate=256)
-    source = opened(directory)
-    tensor = next(one for one in source.tensors if one.name == "blk.1.ffn_down.weight")
+    directory = write_checkpoint(tmp_path / "tiny", hidden=256, intermediate=256, layers=1)
+    tensor = next(one for one in opened(directory).tensors if one.name == "blk.0.ffn_down.weight")
     with tensor.extents[0].path.open("r+b") as file:
-        file.seek(tensor.extents[0].offset + 2 * (256 * 5 + 7))
+        file.seek(tensor.extents[0].offset + 6)
         file.write(b"\xc0\x7f")
-    plan = offers[0].plan(source, ["Q4_K_M"], offers[0].options())["Q4_K_M"]
-    with pytest.raises(InvalidFile, match=r"blk.1.ffn_down.weight holds nan at row 5, column 7"):
-        write_gguf(plan, tmp_path / "out.gguf", offers[0].encoder(plan, offers[0].options()))
-    assert not (tmp_path / "out.gguf").exists()
+    source = opened(directory)
+    write_gguf(FloatQuantizer().plan(source, ["BF16"], None)["BF16"], tmp_path / "whole.gguf", allow_nan=True)
+    file_type = next(each.file_type for each in offer.schemes() if each.name == scheme)
+    command = [sys.executable, "-c", LLAMA_QUANTIZE, str(tmp_path / "whole.gguf"), str(tmp_path / "theirs.gguf")]
+    done = subprocess.run([*command, str(file_type)], capture_output=True, text=True, timeout=60, check=True)
+    assert "tensor 'blk.0.ffn_down.weight' has invalid data" in done.stderr
+    for origin in (source, gguf_source(tmp_path / "whole.gguf")):
+        plan = offer.plan(origin, [scheme], offer.options())[scheme]
+        with pytest.raises(InvalidFile, match=r"blk.0.ffn_down.weight \(1 NaN; first in row 0, column 3\)"):
+            write_gguf(plan, tmp_path / "ours.gguf", offer.encoder(plan, offer.options()))
 
 
 def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
