@@ -11,6 +11,7 @@ from typing import Any
 
 from phitui.actions.context import Context
 from phitui.actions.figures import remember_build
+from phitui.actions.figures import remember_build
 from phitui.actions.imatrix import default_out
 from phitui.actions.jobs import jobs
 from phitui.actions.schemes import SchemeRow, find_scheme, scheme_table
@@ -80,6 +81,7 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         out.parent.mkdir(parents=True, exist_ok=True)
         threads = build.threads or ctx.config.threads
         written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite, allow_nan=build.allow_nan)
+    remember_build(ctx, plan, quantizer.options, build.quantizer, written.path, job)
     remember_build(ctx, plan, quantizer.options, build.quantizer, written.path, job)
     return {
         "path": str(written.path),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phitui.actions.context import Context
+from phitui.actions.figures import Figure, Known, build_key, is_lossless, known, types_of
 from phitui.actions.fit import Fit, fits
 from phitui.actions.source import open_source
 from phitui.domain import options
@@ -23,7 +24,9 @@ from phitui.plugins import Failure, availability
 class SchemeRow:
     """A scheme as listed. `size` is the exact file size in bytes for the source; None without one, or on `error`.
 
-    `fit` is how it would fit on this machine, where a source was given and that could be worked out.
+    `fit` is how it would fit on this machine, where a source was given and that could be worked out; `figure` is what
+    was measured of it. `resolved` is the scheme that it is for this source (AUTO may be BF16), `types` a digest of the
+    tensors' types, by which two schemes can be seen to be the same here. `lossless`: no weight changes.
     """
 
     scheme: Scheme
@@ -34,6 +37,10 @@ class SchemeRow:
     needs_imatrix: bool = False
     error: str = ""
     fit: Fit | None = None
+    figure: Figure | None = None
+    resolved: str = ""
+    types: str = ""
+    lossless: bool = False
 
 
 def find_scheme(ctx: Context, name: str) -> tuple[Quantizer, Scheme]:
@@ -65,18 +72,19 @@ def scheme_table(
     converter: Mapping[str, Any] | None = None,
     quantizer: Mapping[str, Any] | None = None,
 ) -> list[SchemeRow]:
-    """All schemes, from large to small; with a source, the exact size of each. One that fails is a row with `error`.
+    """All schemes, from large to small; with a source, the exact size of each and what was measured of it.
 
-    `converter` and `quantizer` are option values; a quantizer is given those that it knows.
+    One that fails is a row with `error`. `converter` and `quantizer` are option values; a quantizer is given those that it knows.
     """
     opened = open_source(ctx, source, converter) if source is not None else None
+    measured = known(ctx, opened) if opened is not None else Known()
     rows: list[SchemeRow] = []
     for offer in ctx.registry.quantizers:
         schemes = _schemes(ctx, offer)
         if opened is None:
             rows += [SchemeRow(s, offer.name, bits_per_weight=s.bits, needs_imatrix=s.needs_imatrix) for s in schemes]
         elif schemes:
-            rows += _planned(ctx, offer, schemes, opened, quantizer or {})
+            rows += _planned(ctx, offer, schemes, opened, quantizer or {}, measured)
     if opened is None:
         return sorted(rows, key=lambda row: -row.scheme.bits)
     return sorted(rows, key=lambda row: (row.size is None, -(row.size or 0), -row.scheme.bits))
@@ -89,22 +97,29 @@ def missing_quantizers(ctx: Context) -> list[tuple[str, str, str]]:
 
 
 def _planned(
-    ctx: Context, offer: Quantizer, schemes: Sequence[Scheme], source: TensorSource, values: Mapping[str, Any]
+    ctx: Context,
+    offer: Quantizer,
+    schemes: Sequence[Scheme],
+    source: TensorSource,
+    values: Mapping[str, Any],
+    measured: Known,
 ) -> list[SchemeRow]:
-    known = {spec.name for spec in options.specs(offer.options)}
+    names = {spec.name for spec in options.specs(offer.options)}
     try:
-        chosen = options.build(offer.options, {name: value for name, value in values.items() if name in known})
+        chosen = options.build(offer.options, {name: value for name, value in values.items() if name in names})
         plans: Mapping[str, FilePlan] = offer.plan(source, [scheme.name for scheme in schemes], chosen)
     except PhituiError as error:
         if len(schemes) > 1 and not isinstance(error, UsageError):  # one that crashes must not hide the others
-            return [row for scheme in schemes for row in _planned(ctx, offer, [scheme], source, values)]
+            return [row for scheme in schemes for row in _planned(ctx, offer, [scheme], source, values, measured)]
         return [SchemeRow(scheme, offer.name, error=error.message) for scheme in schemes]
     found = [(scheme, plans[scheme.name]) for scheme in schemes if scheme.name in plans]
     verdicts = fits(ctx, [plan for _, plan in found])
-    return [_row(scheme, offer, plan, fit) for (scheme, plan), fit in zip(found, verdicts, strict=True)]
+    key = build_key(offer.options, values)
+    figures = [measured.figure(plan, key) if plan.tensors else None for _, plan in found]
+    return [_row(scheme, offer, plan, *rest) for (scheme, plan), *rest in zip(found, verdicts, figures, strict=True)]
 
 
-def _row(scheme: Scheme, offer: Quantizer, plan: FilePlan, fit: Fit | None) -> SchemeRow:
+def _row(scheme: Scheme, offer: Quantizer, plan: FilePlan, fit: Fit | None, figure: Figure | None) -> SchemeRow:
     from phitui.gguf.header import file_size
 
     if not plan.tensors:
@@ -118,6 +133,10 @@ def _row(scheme: Scheme, offer: Quantizer, plan: FilePlan, fit: Fit | None) -> S
         needs_imatrix=bool(plan.needs_imatrix),
         error=plan.refused,
         fit=fit,
+        figure=figure,
+        resolved=plan.scheme,
+        types=types_of(plan),
+        lossless=is_lossless(plan),
     )
 
 
