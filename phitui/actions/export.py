@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from phitui.actions.context import Context
 from phitui.actions.models import resolve_model
+from phitui.actions.texts import write_text
 from phitui.domain import options
 from phitui.domain.bundle import Bundle, BundleFile, ExportModel
 from phitui.domain.offers import Exporter
@@ -81,7 +81,7 @@ def export(context: Context, request: ExportRequest, overwrite: bool = False) ->
     if blocked is not None:
         raise UsageError(f"{blocked} is a directory", "--out writes to another directory")
     for path, file in files:
-        _write(path, file, overwrite)
+        write_text(path, file.text, overwrite=overwrite)
     return ExportResult(tuple(path for path, _ in files), bundle.run, bundle.notes)
 
 
@@ -111,25 +111,3 @@ def _inside(out: Path, file: BundleFile) -> Path:
     if leaves or not path.parent.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"the exporter wants to write {file.path!r}, which is outside the output directory")
     return path
-
-
-def _write(path: Path, file: BundleFile, overwrite: bool) -> None:
-    """Write under another name, then link or rename it: without `overwrite` nothing is replaced, not even in a race."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(file.text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if overwrite:
-            partial.replace(path)
-        else:
-            os.link(partial, path)
-    except FileExistsError:
-        raise OutputExists(f"{path} is there already", "--overwrite replaces it") from None
-    except OSError as error:
-        raise PhituiError(f"cannot write {path}: {error.strerror}", "--out writes to another directory") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "make again what a recipe describes",
     "plan": "which layers fit where",
     "chat": "talk to a model",
+    "chats": "saved conversations: search, show, export",
     "export": "write files for Ollama and other programs",
     "jobs": "running, finished and interrupted work",
     "plugins": "loaded plugins, and why others failed",

@@ -170,7 +170,7 @@ class ChatStore:
 
     # reading
 
-    def list(self, search: str = "") -> list[SavedChat]:
+    def search(self, search: str = "") -> list[SavedChat]:
         """All chats, or those whose title or text has `search` (any case), the last used first."""
         pattern = "%" + "".join(f"\\{c}" if c in "%_\\" else c for c in search.casefold()) + "%"
         with self._refusing():
@@ -182,12 +182,12 @@ class ChatStore:
                 " FROM chats AS c ORDER BY updated DESC",
                 (search, pattern),
             ).fetchall()
-        chats = [_saved(*row[:-1], found=_around(row[-1] or "", search)) for row in rows]
+        chats = [_saved(row, search) for row in rows]
         return [chat for chat in chats if not search or chat.found or search.casefold() in chat.title.casefold()]
 
     def get(self, chat: str) -> SavedChat:
         """The chat of that id or unique beginning. Raises UsageError."""
-        found = [row for row in self.list() if row.id == chat] or [r for r in self.list() if r.id.startswith(chat)]
+        found = [row for row in self.search() if row.id == chat] or [r for r in self.search() if r.id.startswith(chat)]
         if len(found) != 1 or not chat:
             raise _unknown(chat)
         return found[0]
@@ -210,7 +210,7 @@ class ChatStore:
                 " WHERE chat = ? ORDER BY id",
                 (chat,),
             ).fetchall()
-        return [Turn(*row[:6], complete=bool(row[6]), stats=json.loads(row[7])) for row in rows]
+        return [_turn(row) for row in rows]
 
     # within
 
@@ -262,18 +262,15 @@ def leaf(turns: Sequence[Turn], turn: Turn) -> Turn:
         turn = after[-1]
 
 
-def _saved(
-    id_: str,
-    title: str,
-    created: float,
-    updated: float,
-    model: str,
-    settings: str,
-    head: int | None,
-    turns: int,
-    found: str,
-) -> SavedChat:
+def _saved(row: Sequence[Any], search: str) -> SavedChat:
+    id_, title, created, updated, model, settings, head, turns, text = row
+    found = _around(text or "", search)
     return SavedChat(id_, title, created, updated, model, turns, json.loads(settings), head, found)
+
+
+def _turn(row: Sequence[Any]) -> Turn:
+    id_, parent, role, content, created, model, complete, stats = row
+    return Turn(id_, parent, role, content, created, model, bool(complete), json.loads(stats))
 
 
 def _around(text: str, search: str) -> str:

@@ -75,7 +75,7 @@ def test_search_in_titles_and_texts_of_any_case_and_script(file: Path) -> None:
         for title, text in (("Straße", "x"), ("b", "Ο ΣΊΣΥΦΟΣ"), ("c", "100% of a_b\\c"), ("سلام", "y")):
             store.add(store.create(title, "m"), "user", text)
         hits = {
-            search: [chat.title for chat in store.list(search)]
+            search: [chat.title for chat in store.search(search)]
             for search in ("strasse", "σίσυφος", "100%", "a_b\\", "100x", "سلام", "")
         }
     assert hits["strasse"] == ["Straße"] and hits["σίσυφος"] == ["b"]
@@ -88,8 +88,8 @@ def test_the_last_used_is_listed_first_and_a_search_shows_the_place(file: Path) 
         old = store.create("old", "m")
         store.create("new", "m")
         store.add(old, "user", "first line\n" * 20 + "the needle\nand more")
-        assert [chat.title for chat in store.list()] == ["old", "new"]
-        assert "the needle and more" in store.list("NEEDLE")[0].found
+        assert [chat.title for chat in store.search()] == ["old", "new"]
+        assert "the needle and more" in store.search("NEEDLE")[0].found
 
 
 def test_unknown_and_ambiguous_ids(file: Path) -> None:
@@ -103,7 +103,7 @@ def test_unknown_and_ambiguous_ids(file: Path) -> None:
             with pytest.raises(UsageError):
                 act()
         store.delete(chat)
-        assert store.list() == []
+        assert store.search() == []
 
 
 def test_two_processes_write_the_same_chat(file: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_moved_aside_and_a_later_one_left_alone(file: Path) ->
     file.parent.mkdir()
     file.write_bytes(b"no database" * 1000)
     with ChatStore(file) as store:
-        assert store.list() == []
+        assert store.search() == []
     assert list(file.parent.glob("chats.db.damaged-*"))
     with sqlite3.connect(file) as database:
         database.execute("PRAGMA user_version = 99")
