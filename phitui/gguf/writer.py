@@ -24,6 +24,7 @@ from phitui.domain.tensors import FileExtent, FilePlan, TensorType
 from phitui.errors import PhituiError, UsageError
 from phitui.gguf import chunks
 from phitui.gguf.chunks import Chunk
+from phitui.gguf.digest import FollowingDigest
 from phitui.gguf.header import encode_header
 from phitui.gguf.journal import VERSION, Journal, boot_id, recover
 from phitui.gguf.partial import Partial, TargetError, check_output
@@ -31,6 +32,7 @@ from phitui.gguf.reading import SourceChanged, SourceFiles
 
 if TYPE_CHECKING:
     from phitui.gguf.finite import NotFinite
+    from phitui.gguf.readahead import RemoteReport
 
 MAX_THREADS = 32
 SYNC_SECONDS = 30.0
@@ -47,7 +49,7 @@ _LOOK_BYTES = 256 << 10
 class WriteResult:
     """A finished file. `resumed_bytes` were there from a former, interrupted write. Bytes and seconds.
 
-    `not_finite` says what was written although it is no number, tensor by tensor.
+    `not_finite` says what was written although it is no number, tensor by tensor; `remote` what came from the Hub.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class WriteResult:
     seconds: float
     resumed_bytes: int = 0
     not_finite: tuple[NotFinite, ...] = ()
+    remote: RemoteReport | None = None
 
 
 def write_gguf(
@@ -66,11 +69,13 @@ def write_gguf(
     *,
     overwrite: bool = False,
     allow_nan: bool = False,
+    seal: Callable[[str], None] | None = None,
 ) -> WriteResult:
     """Write the planned file. Goes on where a former write of the same plan was interrupted.
 
     Floats that are NaN or infinite, or become infinite in the type they are written as, are refused, all tensors that
     hold some in one error; with `allow_nan` they are written, and a note of the job and the result tell of them.
+    `seal` is called with the SHA-256 of the finished file, right before the file gets its name; what it raises stops it.
     Raises UsageError (output there already, encoder missing), InvalidFile (a source is truncated, changed or no
     numbers), PhituiError (disk full, not writable, another writer, encoder failed) and Cancelled. The unfinished file
     is removed where it is worthless (disk full, source changed or refused) and stays where a new try can go on with it.
@@ -81,19 +86,21 @@ def write_gguf(
     out = Path(out).absolute()
     check_output(out, overwrite)
     _check_plan(plan, out, encoder)
-    with SourceFiles(plan) as sources:
+    with SourceFiles(plan, job) as sources:
         partial = Partial(out, overwrite)
         try:
-            work = _Write(plan, partial, sources, encoder, job, allow_nan)
+            work = _Write(plan, partial, sources, encoder, job, allow_nan, digest=seal is not None)
             size, resumed = work.run(threads or _default_threads())
             sources.check_unchanged()
+            if seal is not None:
+                seal(work.sha256)
             partial.publish(overwrite)
         except (TargetError, SourceChanged, NotFiniteError):
             partial.discard()
             raise
         finally:
             partial.close()
-    return WriteResult(out, size, time.monotonic() - started, resumed, work.inspector.found)
+    return WriteResult(out, size, time.monotonic() - started, resumed, work.inspector.found, work.remote)
 
 
 def _default_threads() -> int:
@@ -122,14 +129,21 @@ class _Write:
         encoder: Encoder | None,
         job: JobContext | None,
         allow_nan: bool,
+        digest: bool = False,
     ) -> None:
         from phitui.gguf.finite import Inspector
 
         self.partial, self.sources, self.encoder, self.job = partial, sources, encoder, job
         self.inspector = Inspector(allow_nan)
+        self.remote: RemoteReport | None = None
         self.header = encode_header(plan)
         self.size = len(self.header) + plan.data_size
         self.chunks = chunks.split(plan)
+        self.sha256 = ""
+        self.digest: FollowingDigest | None = None
+        if digest:
+            ends = [(chunk.number, self._target(chunk) + chunk.length) for chunk in self.chunks]
+            self.digest = FollowingDigest(partial.descriptor, self.size, ends)
         self.total = sum(chunk.length for chunk in self.chunks)
         self.done = 0
         self.stop = threading.Event()
@@ -160,17 +174,30 @@ class _Write:
         except OSError as error:
             raise self._journal_error(error) from None
         finished = set(done)
-        self.queue = deque(chunk for chunk in self.chunks if chunk.number not in finished)
+        self.queue = deque(self.sources.in_order([chunk for chunk in self.chunks if chunk.number not in finished]))
         resumed = self.done = self.total - sum(chunk.length for chunk in self.queue)
         try:
             self.partial.write(self.header, 0)
+            if self.digest:
+                self.digest.start(finished)
             self._work(threads)
             self._judge()
+            self.remote = self.sources.finish()
             self._wait_for(_in_background(self.partial.sync))
+            if self.digest:
+                self.sha256 = self._digested(self.digest)
         finally:
+            if self.digest:
+                self.digest.stop()
             self.journal.close()
         self._report()
         return self.size, resumed
+
+    def _digested(self, digest: FollowingDigest) -> str:
+        try:
+            return digest.finish(self._report)
+        except OSError as error:
+            raise TargetError(f"{self.partial.path}: cannot be read back: {error.strerror or error}") from None
 
     def _work(self, threads: int) -> None:
         """Let the threads empty the queue; this one reports, syncs now and then, and listens for a cancel."""
@@ -189,6 +216,9 @@ class _Write:
                         syncing = None
                     if not syncing and time.monotonic() - last > SYNC_SECONDS:
                         syncing, last = _in_background(self._sync), time.monotonic()
+            except BaseException:
+                self.sources.stop()  # no thread of the pool may wait for a server: this one waits for all of them
+                raise
             finally:
                 self.stop.set()
         if syncing:
@@ -209,6 +239,8 @@ class _Write:
                     self.journal.done(chunk.number)
                 except OSError as error:
                     raise self._journal_error(error) from None
+            if self.digest:
+                self.digest.wrote(chunk.number)
             with self._count:
                 self.done += chunk.length
             if self.inspector.tired:
@@ -220,9 +252,13 @@ class _Write:
             chunk = self.queue[AHEAD]
             self.sources.prefetch(chunk.tensor.source, *chunk.stored)
 
+    def _target(self, chunk: Chunk) -> int:
+        """Where the chunk begins in the file."""
+        return len(self.header) + chunk.tensor.offset + chunk.start
+
     def _do(self, chunk: Chunk) -> bool:
         """Look at a chunk and write it. True if that is done for good: a new try must see what is bad again."""
-        target = len(self.header) + chunk.tensor.offset + chunk.start
+        target = self._target(chunk)
         if chunk.kind == "copy":
             return self._copy(chunk, target)
         source, (start, length) = chunk.tensor.source, chunk.stored
@@ -265,21 +301,24 @@ class _Write:
         return encoded, good
 
     def _copy(self, chunk: Chunk, target: int) -> bool:
-        """Floats are looked at in the page cache first; the kernel copies them from there afterwards."""
+        """Floats are looked at in the page cache first; the kernel copies them from there. What lies in no file is
+        read and written."""
         source, good = chunk.tensor.source, True
-        for start in range(chunk.start, chunk.start + chunk.length, _LOOK_BYTES) if source.stored.is_float else ():
-            part = self._buffer(min(_LOOK_BYTES, chunk.start + chunk.length - start))
-            self.sources.read(source, start, part)
-            good = self._look(chunk, start, part) and good
-        if self.inspector.refused:
-            return False
-        for extent, offset, length in self.sources.segments(source, chunk.start, chunk.length):
-            if isinstance(extent, FileExtent):
+        pieces = list(self.sources.segments(source, chunk.start, chunk.length))
+        by_kernel = all(isinstance(extent, FileExtent) for extent, _, _ in pieces)
+        if source.stored.is_float or not by_kernel:
+            for start in range(chunk.start, chunk.start + chunk.length, _LOOK_BYTES):
+                part = self._buffer(min(_LOOK_BYTES, chunk.start + chunk.length - start))
+                self.sources.read(source, start, part)
+                good = (not source.stored.is_float or self._look(chunk, start, part)) and good
+                if not by_kernel and not self.inspector.refused:
+                    self.partial.write(part, target + start - chunk.start)
+        if by_kernel and not self.inspector.refused:
+            for extent, offset, length in pieces:
+                assert isinstance(extent, FileExtent)
                 self._copy_file(extent.path, extent.offset + offset, length, target)
-            else:
-                self.partial.write(extent.data[offset : offset + length], target)
-            target += length
-        return good
+                target += length
+        return good and not self.inspector.refused
 
     def _copy_file(self, path: Path, offset: int, length: int, target: int) -> None:
         """By the kernel; what it leaves (another file system, an old kernel, macOS) through a buffer."""
