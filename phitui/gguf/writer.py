@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from phitui.domain.offers import Encoder, JobContext
 from phitui.domain.tensors import FileExtent, FilePlan, TensorType
-from phitui.errors import PhituiError, UsageError
+from phitui.errors import PhituiError, SourceChanged, UsageError
 from phitui.gguf import chunks
 from phitui.gguf.chunks import Chunk
 from phitui.gguf.digest import FollowingDigest
 from phitui.gguf.header import encode_header
 from phitui.gguf.journal import VERSION, Journal, boot_id, recover
 from phitui.gguf.partial import Partial, TargetError, check_output
-from phitui.gguf.reading import SourceChanged, SourceFiles
+from phitui.gguf.reading import SourceFiles
 
 if TYPE_CHECKING:
     from phitui.gguf.finite import NotFinite
@@ -75,7 +75,7 @@ def write_gguf(
 
     Floats that are NaN or infinite, or become infinite in the type they are written as, are refused, all tensors that
     hold some in one error; with `allow_nan` they are written, and a note of the job and the result tell of them.
-    `seal` is called with the SHA-256 of the finished file, right before the file gets its name; what it raises stops it.
+    `seal` is called with the SHA-256 of the finished file right before it gets its name, and may raise.
     Raises UsageError (output there already, encoder missing), InvalidFile (a source is truncated, changed or no
     numbers), PhituiError (disk full, not writable, another writer, encoder failed) and Cancelled. The unfinished file
     is removed where it is worthless (disk full, source changed or refused) and stays where a new try can go on with it.
