@@ -74,7 +74,8 @@ def scheme_table(
 ) -> list[SchemeRow]:
     """All schemes, from large to small; with a source, the exact size of each and what was measured of it.
 
-    One that fails is a row with `error`. `converter` and `quantizer` are option values; a quantizer is given those that it knows.
+    One that fails is a row with `error`. `converter` and `quantizer` are option values; a quantizer is given those
+    that it knows.
     """
     opened = open_source(ctx, source, converter) if source is not None else None
     measured = known(ctx, opened) if opened is not None else Known()
@@ -116,7 +117,10 @@ def _planned(
     verdicts = fits(ctx, [plan for _, plan in found])
     key = build_key(offer.options, values)
     figures = [measured.figure(plan, key) if plan.tensors else None for _, plan in found]
-    return [_row(scheme, offer, plan, *rest) for (scheme, plan), *rest in zip(found, verdicts, figures, strict=True)]
+    return [
+        _row(scheme, offer, plan, fit, figure)
+        for (scheme, plan), fit, figure in zip(found, verdicts, figures, strict=True)
+    ]
 
 
 def _row(scheme: Scheme, offer: Quantizer, plan: FilePlan, fit: Fit | None, figure: Figure | None) -> SchemeRow:
