@@ -109,7 +109,7 @@ class _Files:
                 part = min(length, extent.length - start)
                 if isinstance(extent, FileExtent):
                     found += os.pread(self._descriptor(str(extent.path)), part, extent.offset + start)
-                else:
+                elif isinstance(extent, InlineExtent):
                     found += extent.data[start : start + part]
                 length -= part
             start = max(0, start - extent.length)

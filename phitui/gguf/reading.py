@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from phitui.domain.tensors import Extent, FileExtent, FilePlan, SourceTensor
-from phitui.errors import InvalidFile
+from phitui.domain.offers import JobContext
+from phitui.domain.tensors import Extent, FileExtent, FilePlan, HubFile, InlineExtent, RemoteExtent, SourceTensor
+from phitui.errors import InvalidFile, SourceChanged
 
-Identity = tuple[str, int, int]
-"""Path, size in bytes and modification time in ns of a source file."""
+if TYPE_CHECKING:
+    from phitui.gguf.chunks import Chunk
+    from phitui.gguf.readahead import ReadAhead, RemoteReport
+    from phitui.gguf.remote import HubReader
 
-
-class SourceChanged(InvalidFile):
-    """A source file became another one while it was read: what was written from it is worthless."""
+Identity = tuple[str, int, int | str]
+"""Path, size in bytes and modification time in ns of a source file; of one on the Hub its tag instead of the time."""
 
 
 def _changed(path: Path) -> SourceChanged:
@@ -28,11 +30,17 @@ def _changed(path: Path) -> SourceChanged:
 
 
 class SourceFiles:
-    """The open files that hold the data of a plan. Safe for several threads: all reads name their offset."""
+    """The files that hold the data of a plan, open. Safe for several threads: all reads name their offset.
 
-    def __init__(self, plan: FilePlan) -> None:
+    Files on the Hub are read through one reader, which tells `job` of troubles.
+    """
+
+    def __init__(self, plan: FilePlan, job: JobContext | None = None) -> None:
         self._descriptors: dict[Path, int] = {}
-        self._identities: dict[Path, Identity] = {}
+        self._identities: dict[Path | HubFile, Identity] = {}
+        self._job = job
+        self._reader: HubReader | None = None
+        self._ahead: ReadAhead | None = None
         try:
             for tensor in plan.tensors:
                 self._check(tensor.source)
@@ -49,12 +57,59 @@ class SourceFiles:
         self.close()
 
     def close(self) -> None:
+        self.stop()
+        if self._reader:
+            self._reader.close()
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
+    def stop(self) -> None:
+        """Let no thread wait for a server any more."""
+        if self._ahead:
+            self._ahead.stop()
+
     @property
     def identities(self) -> list[Identity]:
-        return sorted(self._identities.values())
+        return sorted(self._identities.values(), key=lambda identity: identity[:2])
+
+    def in_order(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """The chunks in the order they should be done: where bytes come from the Hub, that of its files.
+
+        Reading those ahead begins here.
+        """
+        from phitui.gguf.readahead import ReadAhead
+
+        files: dict[HubFile, int] = {}
+        placed = []
+        for chunk in chunks:
+            parts = [
+                (extent.file, extent.offset + offset, length)
+                for extent, offset, length in self.segments(chunk.tensor.source, *chunk.stored)
+                if isinstance(extent, RemoteExtent)
+            ]
+            first = (files.setdefault(parts[0][0], len(files)), parts[0][1]) if parts else (-1, 0)
+            placed.append((first, chunk, parts))
+        if not files:
+            return chunks
+        placed.sort(key=lambda entry: entry[0])
+        self._ahead = ReadAhead(self._hub(), (part for _, _, parts in placed for part in parts))
+        return [chunk for _, chunk, _ in placed]
+
+    def _hub(self) -> HubReader:
+        from phitui.gguf.remote import HubReader
+
+        if self._reader is None:
+            self._reader = HubReader(self._job.note if self._job else None)
+        return self._reader
+
+    @property
+    def remote(self) -> bool:
+        """Whether bytes come from the Hub."""
+        return any(isinstance(key, HubFile) for key in self._identities)
+
+    def finish(self) -> RemoteReport | None:
+        """What was read from the Hub, once its checksums are known; None if nothing was. Raises SourceChanged."""
+        return self._ahead.finish() if self._ahead else None
 
     def descriptor(self, path: Path) -> int:
         return self._descriptors[path]
@@ -62,6 +117,8 @@ class SourceFiles:
     def check_unchanged(self) -> None:
         """Raise SourceChanged if a file is no longer the one that was opened."""
         for path, identity in self._identities.items():
+            if isinstance(path, HubFile):
+                continue  # looked at with every answer
             try:
                 if _identity(path, path.stat()) != identity:
                     raise _changed(path)
@@ -96,10 +153,14 @@ class SourceFiles:
         at = 0
         for extent, offset, count in self.segments(tensor, start, len(target)):
             part = target[at : at + count]
-            if isinstance(extent, FileExtent):
-                self.read_file(extent.path, extent.offset + offset, part)
-            else:
+            if isinstance(extent, InlineExtent):
                 part[:] = extent.data[offset : offset + count]
+            elif isinstance(extent, FileExtent):
+                self.read_file(extent.path, extent.offset + offset, part)
+            elif self._ahead:
+                self._ahead.read(extent.file, extent.offset + offset, part)
+            else:
+                part[:] = self._hub().read(extent.file, extent.offset + offset, count)
             at += count
 
     def read_file(self, path: Path, offset: int, target: memoryview) -> None:
@@ -117,14 +178,15 @@ class SourceFiles:
     def _check(self, tensor: SourceTensor) -> None:
         """Open the files of a tensor; its bytes must lie inside them and be as many as its shape says."""
         for extent in tensor.extents:
-            if not isinstance(extent, FileExtent):
+            if isinstance(extent, InlineExtent):
                 continue
-            if extent.path not in self._descriptors:
-                self._open(extent.path)
-            size = self._identities[extent.path][1]
+            key = extent.path if isinstance(extent, FileExtent) else extent.file
+            if key not in self._identities:
+                self._open(key)
+            size = self._identities[key][1]
             if extent.offset + extent.length > size:
                 raise InvalidFile(
-                    f"{extent.path}: is truncated: tensor {tensor.name} needs bytes up to "
+                    f"{key}: is truncated: tensor {tensor.name} needs bytes up to "
                     f"{extent.offset + extent.length}, the file has {size}",
                     "download it again",
                 )
@@ -132,7 +194,10 @@ class SourceFiles:
         if held != tensor.stored_bytes:
             raise InvalidFile(f"tensor {tensor.name}: its source holds {held} bytes instead of {tensor.stored_bytes}")
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path | HubFile) -> None:
+        if isinstance(path, HubFile):
+            self._identities[path] = (f"{path.repo}@{path.commit}/{path.name}", path.size, path.etag)
+            return
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
