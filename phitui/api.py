@@ -45,9 +45,11 @@ from phitui.domain.offers import (
     Quantizer,
     Say,
     Session,
+    Versioned,
 )
 from phitui.domain.options import NoOptions, option
 from phitui.domain.quant import Override, Scheme
+from phitui.domain.sizes import parse_size
 from phitui.domain.tensors import (
     FileExtent,
     FilePlan,
@@ -77,10 +79,11 @@ from phitui.errors import (
 from phitui.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from phitui.config import modelfiles, plugin_folders
+    from phitui.config import configured_workers, modelfiles, plugin_folders
     from phitui.engine.complaints import NativeLog
     from phitui.engine.llama_parameters import context_parameters, model_parameters
     from phitui.engine.template import render_chat
+    from phitui.engine.workers import Worker, ask_workers
     from phitui.gguf.header import Header, encode_header, read_header
     from phitui.gguf.safetensors import Checkpoint, open_checkpoint
     from phitui.gguf.safetensors_writer import write_safetensors
@@ -100,6 +103,9 @@ _LAZY = {
     "write_gguf": "phitui.gguf.writer",
     "write_safetensors": "phitui.gguf.safetensors_writer",
     "render_chat": "phitui.engine.template",
+    "Worker": "phitui.engine.workers",
+    "ask_workers": "phitui.engine.workers",
+    "configured_workers": "phitui.config",
     "modelfiles": "phitui.config",
     "plugin_folders": "phitui.config",
 }
@@ -176,7 +182,11 @@ __all__ = [
     "Value",
     "ValueType",
     "Verdict",
+    "Versioned",
+    "Worker",
+    "ask_workers",
     "chat_format",
+    "configured_workers",
     "context_parameters",
     "encode_header",
     "format_named",
@@ -185,6 +195,7 @@ __all__ = [
     "modelfiles",
     "open_checkpoint",
     "option",
+    "parse_size",
     "place",
     "plugin_folders",
     "read_header",

@@ -69,6 +69,15 @@ class Converter(Offer, Protocol):
         ...
 
 
+@runtime_checkable
+class Versioned(Protocol):
+    """A converter or quantizer may also be one: it tells which libraries decide the bytes it makes."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Version by name. It goes into the lineage of files, and explains why a recipe made another one."""
+        ...
+
+
 class Encoder(Protocol):
     """Encodes rows of one tensor. Called from several threads at once, with rows of one matrix (expert) at a time.
 
@@ -275,6 +284,12 @@ class Phitui(Protocol):
 
     @property
     def data_dir(self) -> Path: ...
+    @property
+    def cache_dir(self) -> Path: ...
+    def announce(self, document: Mapping[str, Any]) -> None:
+        """Show the command's document (under --json: print it) now, because it goes on working."""
+        ...
+
     def build(self, source: str, scheme: str, out: Path, **settings: Any) -> Mapping[str, Any]: ...
     def plan(self, model: str, **settings: Any) -> Mapping[str, Any]: ...
     def ask(self, model: str, prompt: str, **settings: Any) -> Mapping[str, Any]: ...

@@ -53,6 +53,11 @@ class PhiConverter:
     def available(self) -> Availability:
         return Availability()
 
+    def versions(self) -> Mapping[str, str]:
+        from importlib.metadata import version
+
+        return {"gguf": version("gguf")}
+
     def inspect(self, config: Mapping[str, Any]) -> Verdict:
         return verdicts.judge(config)
 

@@ -13,6 +13,9 @@ class QuantizeOptions:
     """Options of every scheme; the names follow llama-quantize."""
 
     imatrix: Path | None = option(None, help="importance matrix; phitui imatrix makes one")
+    imatrix_name: str = option(
+        "", help="what the file says of its importance matrix; by default the path as it was given", advanced=True
+    )
     override: tuple[str, ...] = option(
         (), help="REGEX=TYPE: type of the tensors whose name matches; the first match wins"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,18 @@ class LlamaQuantizer:
     def available(self) -> Availability:
         return library.available()
 
+    def versions(self) -> Mapping[str, str]:
+        """Of llama-cpp-python, and of the very library that encodes: a build of one's own may encode otherwise."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            package = version("llama-cpp-python")
+        except PackageNotFoundError:
+            package = "unknown"
+        with library.ggml_base().open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"llama-cpp-python": package, "ggml-base": f"sha256:{digest[:16]}"}
+
     def schemes(self) -> Sequence[Scheme]:
         """All schemes, from large to small; bits are those of a Phi-3-mini, mixture included."""
         return _schemes(str(library.ggml_base()))
@@ -61,7 +74,7 @@ class LlamaQuantizer:
 
     def plan(self, source: TensorSource, schemes: Sequence[str], options: QuantizeOptions) -> Mapping[str, FilePlan]:
         """The exact file for each scheme. A scheme that cannot be had for this source has `refused` set."""
-        matrix = read_imatrix(options.imatrix) if options.imatrix else no_imatrix()
+        matrix = _matrix(options)
         matrix.check(source.tensors)
         names = [name.upper() for name in schemes]
         answers = ask(source, names, options.as_request(), matrix.sizes if matrix.weights else None)
@@ -76,7 +89,7 @@ class LlamaQuantizer:
 
         if plan.refused:
             raise UsageError(plan.refused)
-        matrix = read_imatrix(options.imatrix) if options.imatrix else no_imatrix()
+        matrix = _matrix(options)
         encoder = RowEncoder({t.name: matrix.values(t) for t in plan.tensors if matrix.values(t) is not None})
         lacking = plan.needs_imatrix[0] if plan.needs_imatrix else encoder.check(plan)
         if lacking:
@@ -85,6 +98,14 @@ class LlamaQuantizer:
                 "phitui imatrix makes one, for --imatrix FILE; phitui schemes shows which schemes need none",
             )
         return encoder
+
+
+def _matrix(options: QuantizeOptions) -> Imatrix:
+    """The importance matrix, called what the options say."""
+    if not options.imatrix:
+        return no_imatrix()
+    matrix = read_imatrix(options.imatrix)
+    return replace(matrix, path=options.imatrix_name) if options.imatrix_name else matrix
 
 
 @lru_cache(maxsize=4)
