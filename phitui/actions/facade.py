@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,22 @@ from phitui.errors import PhituiError
 class Facade:
     """Builds, plans, asks and exports on behalf of a plugin."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, announce: Callable[[Mapping[str, Any]], None] | None = None) -> None:
         self._context = context
+        self._announce = announce
+
+    def announce(self, document: Mapping[str, Any]) -> None:
+        """Show a command's document now, for one that goes on working; what its run() returns is then not shown."""
+        if self._announce is not None:
+            self._announce(document)
 
     @property
     def data_dir(self) -> Path:
         return self._context.paths.data
+
+    @property
+    def cache_dir(self) -> Path:
+        return self._context.paths.cache
 
     def build(self, source: str, scheme: str, out: Path, **settings: Any) -> Mapping[str, Any]:
         """Run a build job to its end and return its result. Raises PhituiError with the job's own error."""

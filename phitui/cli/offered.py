@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ from phitui.actions.facade import Facade
 from phitui.cli import flags, output
 from phitui.domain.offers import Command
 from phitui.domain.options import build
+from phitui.errors import Cancelled
 from phitui.plugins import require
 
 
@@ -19,11 +22,27 @@ def offered_command(context: Context, offer: Command) -> click.Command:
 
     @click.command(offer.name, help=offer.title)
     @output.json_flag
-    def run(as_json: bool, **values: Any) -> None:
+    def run(as_json: bool, **values: Any) -> int | None:
         require(offer)
         say = output.say if as_json else output.speak
-        document = offer.run(Facade(context), build(offer.options, flags.given(offer.options, values)), say)
-        if as_json:
-            output.emit(document, as_json)
+        announced: list[Mapping[str, Any]] = []
+
+        def announce(document: Mapping[str, Any]) -> None:
+            if as_json and not announced:
+                output.emit(document, as_json)
+                sys.stdout.flush()
+            announced.append(document)
+
+        options = build(offer.options, flags.given(offer.options, values))
+        try:
+            document = offer.run(Facade(context, announce), options, say)
+        except Cancelled as error:
+            if not announced:
+                raise
+            output.say(error.message)  # its one document is out; what ends it is no failure
+            return error.exit_code
+        if not announced:
+            announce(document)
+        return None
 
     return flags.with_options(run, [offer.options])
