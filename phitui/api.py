@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from phitui.engine.template import render_chat
     from phitui.engine.workers import Worker, ask_workers
     from phitui.gguf.header import Header, encode_header, read_header
+    from phitui.gguf.reading import tensor_bytes
     from phitui.gguf.safetensors import Checkpoint, open_checkpoint
     from phitui.gguf.safetensors_writer import write_safetensors
     from phitui.gguf.shards import read_model
@@ -98,6 +99,7 @@ _LAZY = {
     "encode_header": "phitui.gguf.header",
     "read_header": "phitui.gguf.header",
     "read_model": "phitui.gguf.shards",
+    "tensor_bytes": "phitui.gguf.reading",
     "Checkpoint": "phitui.gguf.safetensors",
     "open_checkpoint": "phitui.gguf.safetensors",
     "write_gguf": "phitui.gguf.writer",
@@ -201,6 +203,7 @@ __all__ = [
     "read_header",
     "read_model",
     "render_chat",
+    "tensor_bytes",
     "write_gguf",
     "write_safetensors",
 ]

@@ -85,6 +85,14 @@ class _File:
         at = bisect_right(self.starts, offset) - 1
         return self.blocks[at] if at >= 0 and offset < self.blocks[at].end else None
 
+    def want(self, at: int, end: int) -> None:
+        """Note that these bytes will be read once more; there are blocks for all of them."""
+        while at < end:
+            block = self.blocks[bisect_right(self.starts, at) - 1]
+            part = min(end, block.end) - at
+            block.wanted += part
+            at += part
+
     @property
     def verified(self) -> bool:
         return self.digest is not None and self.next == len(self.blocks)
@@ -127,13 +135,8 @@ def _cut(file: HubFile, parts: list[tuple[int, int]]) -> _File:
         Block(file, start, min(BLOCK, last - start)) for first, last in runs for start in range(first, last, BLOCK)
     ]
     made = _File(file, blocks)
-    for at, end in parts:
-        while at < end:
-            block = made.block(at)
-            assert block is not None
-            part = min(end, block.end) - at
-            block.wanted += part
-            at += part
+    for start, end in parts:
+        made.want(start, end)
     return made
 
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from phitui.domain.offers import JobContext
-from phitui.domain.tensors import Extent, FileExtent, FilePlan, HubFile, InlineExtent, RemoteExtent, SourceTensor
+from phitui.domain.tensors import Extent, FileExtent, FilePlan, HubFile, InlineExtent, RemoteExtent, SourceTensor, place
 from phitui.errors import InvalidFile, SourceChanged
 
 if TYPE_CHECKING:
@@ -204,6 +204,14 @@ class SourceFiles:
             raise InvalidFile(f"{path}: cannot be read: {error.strerror}") from None
         self._descriptors[path] = descriptor
         self._identities[path] = _identity(path, os.fstat(descriptor))
+
+
+def tensor_bytes(tensor: SourceTensor) -> bytes:
+    """All stored bytes of one small tensor. Raises InvalidFile where they cannot be read."""
+    data = bytearray(tensor.stored_bytes)
+    with SourceFiles(FilePlan("", {}, place([(tensor, tensor.stored, None)]))) as files:
+        files.read(tensor, 0, memoryview(data))
+    return bytes(data)
 
 
 def _identity(path: Path, status: os.stat_result) -> Identity:

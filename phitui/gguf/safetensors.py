@@ -2,7 +2,7 @@
 
 A safetensors file is a little-endian u64 length, that many bytes of JSON (name -> dtype, shape, data_offsets), then the
 data, without holes (https://github.com/huggingface/safetensors). Nothing in the header is believed unchecked.
-Pickles are never opened: unpickling runs code.
+Pickles are never opened: unpickling runs code. Weights may stay on the Hub (phitui.gguf.manifest).
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from phitui.domain.tensors import FileExtent, TensorType
+from phitui.domain.tensors import FileExtent, HubFile, RemoteExtent, TensorType
 from phitui.errors import InvalidFile
+from phitui.gguf.manifest import HEADER, read_manifest
 
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
@@ -37,7 +38,13 @@ class CheckpointTensor:
     name: str
     dtype: TensorType
     shape: tuple[int, ...]
-    extent: FileExtent
+    extent: FileExtent | RemoteExtent
+
+    @property
+    def shard(self) -> str:
+        """The name of the file that holds it."""
+        extent = self.extent
+        return extent.path.name if isinstance(extent, FileExtent) else extent.file.name
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,11 @@ def open_checkpoint(directory: Path | str) -> Checkpoint:
         raise InvalidFile(f"{directory} is not a checkpoint: it has no config.json", _AGAIN)
     config = _read_json(directory / "config.json")
     tensors: dict[str, CheckpointTensor] = {}
-    index = _index(directory)
-    for shard in _shards(directory, index):
-        for name, tensor in read_shard(directory / shard).items():
+    index, remote = _index(directory), read_manifest(directory)
+    for shard in _shards(directory, index, remote):
+        for name, tensor in read_shard(directory / shard, remote.get(shard)).items():
             if name in tensors:
-                raise InvalidFile(f"{directory}: tensor {name!r} is in {tensors[name].extent.path.name} and in {shard}")
+                raise InvalidFile(f"{directory}: tensor {name!r} is in {tensors[name].shard} and in {shard}")
             tensors[name] = tensor
     missing = [name for name in index if name not in tensors]
     if missing:
@@ -105,15 +112,23 @@ def _index(directory: Path) -> dict[str, str]:
     return weights
 
 
-def _shards(directory: Path, index: Mapping[str, str]) -> list[str]:
-    """The shard names in order, all of them there."""
+def shard_names(directory: Path, there: Collection[str]) -> list[str]:
+    """Which of the safetensors files that are `there` hold the model, in order. Raises InvalidFile if one is missing.
+
+    `directory` needs to hold the index alone, if the model has one.
+    """
+    return _shards(directory, _index(directory), there)
+
+
+def _shards(directory: Path, index: Mapping[str, str], remote: Collection[str]) -> list[str]:
+    """The shard names in order, all of them there, or on the Hub."""
+    found = sorted({path.name for path in directory.glob("*.safetensors") if path.is_file()} | set(remote))
     if index:
         names = sorted(set(index.values()))
     else:
-        found = sorted(path.name for path in directory.glob("*.safetensors"))
         names = ["model.safetensors"] if "model.safetensors" in found else _numbered(directory, found)
     for name in names:
-        if not (directory / name).is_file():
+        if name not in found:
             raise InvalidFile(f"{directory}: the shard {name} is missing", _AGAIN)
     return names
 
@@ -153,10 +168,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_shard(path: Path) -> dict[str, CheckpointTensor]:
-    """The tensors of one safetensors file. Raises InvalidFile for a header that is false in any way."""
-    header, start, size = _read_header(path)
-    tensors = {name: _tensor(path, name, entry, start) for name, entry in header.items() if name != "__metadata__"}
+def read_shard(path: Path, remote: HubFile | None = None) -> dict[str, CheckpointTensor]:
+    """The tensors of one safetensors file. Raises InvalidFile for a header that is false in any way.
+
+    Of a `remote` file only the header is here, under `path` and HEADER.
+    """
+    header, start, size = _read_header(path, remote)
+    tensors = {
+        name: _tensor(path, name, entry, start, remote) for name, entry in header.items() if name != "__metadata__"
+    }
     end, before = start, ""
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.extent.offset, tensor.extent.length)):
         if tensor.extent.offset < end:
@@ -173,23 +193,28 @@ def read_shard(path: Path) -> dict[str, CheckpointTensor]:
     return tensors
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+def header_length(path: Path | str, size: int, first: bytes) -> int:
+    """Bytes of the JSON header of a file of `size` bytes, of which `first` are the first 8. Raises InvalidFile."""
+    if size < 10 or len(first) < 8:
+        raise InvalidFile(f"{path}: is truncated: it has {size} bytes", _AGAIN)
+    length: int = struct.unpack("<Q", first[:8])[0]
+    if length > MAX_HEADER:
+        raise InvalidFile(f"{path}: its header is said to be {length} bytes long; the format allows {MAX_HEADER}")
+    if length > size - 8:
+        raise InvalidFile(f"{path}: is truncated: its header has {length} bytes, the file {size}", _AGAIN)
+    return length
+
+
+def _read_header(path: Path, remote: HubFile | None) -> tuple[dict[str, Any], int, int]:
     """The JSON of the header, where the data starts, and the size of the file."""
+    here = path if remote is None else path.with_name(path.name + HEADER)
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < 10:
-                raise InvalidFile(f"{path}: is truncated: it has {size} bytes", _AGAIN)
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > MAX_HEADER:
-                raise InvalidFile(
-                    f"{path}: its header is said to be {length} bytes long; the format allows {MAX_HEADER}"
-                )
-            if length > size - 8:
-                raise InvalidFile(f"{path}: is truncated: its header has {length} bytes, the file {size}", _AGAIN)
+        with here.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size if remote is None else remote.size
+            length = header_length(path, size, file.read(8))
             raw = file.read(length)
     except OSError as error:
-        raise InvalidFile(f"{path}: cannot be read: {error.strerror}") from None
+        raise InvalidFile(f"{here}: cannot be read: {error.strerror}") from None
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
@@ -206,7 +231,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(path: Path, name: str, entry: Any, start: int) -> CheckpointTensor:
+def _tensor(path: Path, name: str, entry: Any, start: int, remote: HubFile | None) -> CheckpointTensor:
     """Check one entry of the header. `start` is where the data begins in the file."""
     if not isinstance(entry, dict):
         raise InvalidFile(f"{path}: the entry of tensor {name!r} is not an object")
@@ -224,7 +249,9 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> CheckpointTensor:
         length *= dimension
     if offsets[1] - offsets[0] != length:
         raise InvalidFile(f"{path}: tensor {name!r} of shape {shape} and {dtype} cannot have data_offsets {offsets}")
-    return CheckpointTensor(name, DTYPES[dtype], tuple(shape), FileExtent(path, start + offsets[0], length))
+    at = start + offsets[0]
+    extent = FileExtent(path, at, length) if remote is None else RemoteExtent(remote, at, length)
+    return CheckpointTensor(name, DTYPES[dtype], tuple(shape), extent)
 
 
 def _counts(values: Any) -> list[int] | None:

@@ -71,7 +71,7 @@ def collect(
     for one in parts:
         if one.sources[0] in names:
             sources = [names[source] for source in one.sources]
-            first = min((checkpoint.tensors[name].extent.path.name, name) for name in sources)
+            first = min((checkpoint.tensors[name].shard, name) for name in sources)
             placed.append((first, _tensor(checkpoint, one, sources)))
     placed.sort(key=lambda entry: entry[0])
     return tuple(tensor for _, tensor in placed)

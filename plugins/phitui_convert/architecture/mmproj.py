@@ -14,7 +14,6 @@ from typing import Any
 
 from phitui.api import (
     Checkpoint,
-    FileExtent,
     InlineExtent,
     InvalidFile,
     SourceTensor,
@@ -22,6 +21,7 @@ from phitui.api import (
     UsageError,
     Value,
     ValueType,
+    tensor_bytes,
 )
 from phitui_convert.architecture.fields import integer, number, positive
 from phitui_convert.architecture.layout import MAX_LAYERS, Part, biased, collect, part
@@ -118,13 +118,7 @@ class Vision:
         """From (rows, columns, channels) of pixels to llama.cpp's (channels, rows, columns): 2 MB, read here."""
         import numpy as np
 
-        extent = tensor.extents[0]
-        assert isinstance(extent, FileExtent)
-        with extent.path.open("rb") as file:
-            file.seek(extent.offset)
-            raw = file.read(extent.length)
-        if len(raw) != extent.length:
-            raise InvalidFile(f"{extent.path}: is truncated", "download it again")
+        raw = tensor_bytes(tensor)
         kind = np.uint32 if tensor.stored is TensorType.F32 else np.uint16
         turned = np.frombuffer(raw, kind).reshape(self.hidden, self.patch, self.patch, _CHANNELS).transpose(0, 3, 1, 2)
         shape = (self.patch, self.patch, _CHANNELS, self.hidden)
