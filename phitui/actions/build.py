@@ -11,14 +11,14 @@ from typing import Any
 
 from phitui.actions.context import Context
 from phitui.actions.figures import remember_build
-from phitui.actions.figures import remember_build
 from phitui.actions.imatrix import default_out
 from phitui.actions.jobs import jobs
 from phitui.actions.schemes import SchemeRow, find_scheme, scheme_table
 from phitui.actions.source import converter_for, open_source, source_name, source_path
+from phitui.actions.views import known_as
 from phitui.domain import options
 from phitui.domain.offers import JobContext, Quantizer
-from phitui.domain.tensors import FileExtent, FilePlan, PlannedTensor
+from phitui.domain.tensors import FileExtent, FilePlan, PlannedTensor, TensorSource
 from phitui.errors import OutputExists, PhituiError, UsageError
 from phitui.jobs import Job
 
@@ -31,7 +31,8 @@ TASK = "phitui.actions.build:run"
 class BuildRequest:
     """A build, JSON-ready. `converter` and `quantizer` hold option values; `out` empty means the models folder.
 
-    `allow_nan` writes weights that are NaN or infinite, which are refused otherwise.
+    `allow_nan` writes weights that are NaN or infinite, which are refused otherwise. `known_as` is what the directory
+    of a checkpoint is taken to be called: its name goes into metadata. `lineage` writes a recipe beside the file.
     """
 
     source: str
@@ -42,6 +43,8 @@ class BuildRequest:
     threads: int | None = None
     overwrite: bool = False
     allow_nan: bool = False
+    known_as: str = ""
+    lineage: bool = True
 
 
 def preview(ctx: Context, request: BuildRequest) -> FilePlan:
@@ -55,7 +58,7 @@ def start(ctx: Context, request: BuildRequest) -> Job:
     Raises UsageError for a bad source, scheme, option or output path, PhituiError for a disk that is too small.
     """
     request = normalized(ctx, request)
-    plan, _, _ = _plan(ctx, request)
+    plan = _plan(ctx, request)[0]
     check(plan, request)
     title = f"{source_name(Path(request.source))} as {plan.scheme}"
     argv = command_line(request)
@@ -64,24 +67,29 @@ def start(ctx: Context, request: BuildRequest) -> Job:
 
 def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     """The build itself, in the job's process. Returns path, size (bytes), seconds, scheme and figures of the plan."""
+    from phitui.actions.build_lineage import BuildLineage
     from phitui.gguf.published import is_written
     from phitui.gguf.writer import WriteResult, write_gguf
 
     ctx = Context()
     build = BuildRequest(**request)
-    plan, quantizer, chosen = _plan(ctx, build)
+    plan, quantizer, chosen, source = _plan(ctx, build)
     for note in (*plan.notes, *_substitutions(plan)):
         job.note(note)
     out = Path(build.out)
-    if not build.overwrite and is_written(plan, out):  # a former attempt died after the rename
-        job.note(f"{out} is complete already")
-        written = WriteResult(out, out.stat().st_size, 0.0, out.stat().st_size)
-    else:
-        encoder = quantizer.encoder(plan, chosen)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        threads = build.threads or ctx.config.threads
-        written = write_gguf(plan, out, encoder, job, threads, overwrite=build.overwrite, allow_nan=build.allow_nan)
-    remember_build(ctx, plan, quantizer.options, build.quantizer, written.path, job)
+    with BuildLineage(ctx, build, plan, source, quantizer, job) as lineage:
+        if not build.overwrite and is_written(plan, out):  # a former attempt died after the rename
+            job.note(f"{out} is complete already")
+            written = WriteResult(out, out.stat().st_size, 0.0, out.stat().st_size)
+            lineage.seal_existing()
+        else:
+            encoder = quantizer.encoder(plan, chosen)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            threads, seal = build.threads or ctx.config.threads, lineage.seal if build.lineage else None
+            written = write_gguf(
+                plan, out, encoder, job, threads, overwrite=build.overwrite, allow_nan=build.allow_nan, seal=seal
+            )
+        lineage.publish()
     remember_build(ctx, plan, quantizer.options, build.quantizer, written.path, job)
     return {
         "path": str(written.path),
@@ -93,6 +101,8 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         "parameters": plan.parameters,
         "substitutions": len(plan.substitutions),
         "not_finite": [str(tensor) for tensor in written.not_finite],
+        "sha256": lineage.sha256,
+        "lineage": lineage.path,
     }
 
 
@@ -118,21 +128,34 @@ def normalized(ctx: Context, request: BuildRequest) -> BuildRequest:
 
 
 def _absolute(declared: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The option values, checked, JSON-ready, with absolute paths."""
+    """The option values, checked, JSON-ready, with absolute paths.
+
+    Where an option X has a companion X_name, that one keeps the path as it was given: it is what the file will say.
+    """
     plain = options.plain(options.build(declared, values))
-    paths = {spec.name for spec in options.specs(declared) if spec.kind is Path and not spec.repeatable}
-    return {k: str(Path(v).expanduser().absolute()) if k in paths else v for k, v in plain.items()}
+    known = {spec.name: spec for spec in options.specs(declared)}
+    made = {}
+    for name, value in plain.items():
+        made[name] = value
+        if known[name].kind is Path and not known[name].repeatable:
+            made[name] = str(Path(value).expanduser().absolute())
+            if f"{name}_name" in known and made[name] != value:
+                made[f"{name}_name"] = plain.get(f"{name}_name", value)
+    return made
 
 
-def _plan(ctx: Context, request: BuildRequest) -> tuple[FilePlan, Quantizer, Any]:
-    """(plan, quantizer, its options). Raises UsageError for a plan that is refused."""
+def _plan(ctx: Context, request: BuildRequest) -> tuple[FilePlan, Quantizer, Any, TensorSource]:
+    """(plan, quantizer, its options, source). Raises UsageError for a plan that is refused."""
     quantizer, scheme = find_scheme(ctx, request.scheme)
     chosen = options.build(quantizer.options, request.quantizer)
-    source = open_source(ctx, request.source, request.converter)
+    path = request.source
+    if request.known_as:
+        path = str(known_as(ctx, source_path(ctx, path), request.known_as))
+    source = open_source(ctx, path, request.converter)
     plan = quantizer.plan(source, [scheme.name], chosen)[scheme.name]
     if plan.refused:
         raise UsageError(plan.refused)
-    return plan, quantizer, chosen
+    return plan, quantizer, chosen, source
 
 
 def check(plan: FilePlan, request: BuildRequest) -> None:
@@ -210,6 +233,8 @@ def command_line(request: BuildRequest) -> tuple[str, ...]:
             ]
     words += ["--threads", str(request.threads)] if request.threads else []
     words += ["--allow-nan"] if request.allow_nan else []
+    words += ["--known-as", request.known_as] if request.known_as else []
+    words += [] if request.lineage else ["--no-lineage"]
     return (*words, "--overwrite") if request.overwrite else tuple(words)
 
 

@@ -29,6 +29,10 @@ def command(context: Context) -> click.Command:
         "--overwrite", "--force", is_flag=True, help="Replace an existing file, once the new one is complete."
     )
     @click.option("--allow-nan", is_flag=True, help="Write weights that are NaN or infinite, too; the log names them.")
+    @click.option(
+        "--known-as", default="", metavar="NAME", help="Take the checkpoint's directory to be called so, in metadata."
+    )
+    @click.option("--no-lineage", is_flag=True, help="Do not write a recipe (FILE.toml) beside the file.")
     @output.json_flag
     def build(source: str, scheme: str, dry_run: bool, detach: bool, as_json: bool, **values: Any) -> None:
         """Make a GGUF of SOURCE (a checkpoint directory, a GGUF file or a name in the library) in one pass.
@@ -43,6 +47,8 @@ def command(context: Context) -> click.Command:
             values["threads"],
             values["overwrite"],
             values["allow_nan"],
+            values["known_as"],
+            not values["no_lineage"],
         )
         if dry_run:
             plan = actions.preview(context, request)
