@@ -4,8 +4,8 @@
     model = write_bytewise(tmp_path / "tiny.gguf", experts=4)     # llama.cpp runs it like any Phi
     met = activations(model, tokens("some text"))                 # {"blk.0.attn_qkv.weight": [(rows, expert), ...]}
 
-The last of several experts is never chosen. Needs numpy and gguf. The formulas are those of the Phi-3 paper's code:
-RMS norm, rotary embedding of halves, grouped attention, SwiGLU; softmax routing to two experts.
+The last of several experts is never chosen. Needs numpy and gguf. The formulas are what llama.cpp computes for phi3 and
+phimoe (see formulas.py): RMS norm, rotary embedding, grouped attention, SwiGLU; softmax routing to two experts.
 """
 
 from __future__ import annotations
@@ -111,45 +111,35 @@ def activations(model: Path, ids: list[int]) -> Met:
 
 
 def _norm(x: Any, own: dict[str, Any], name: str) -> Any:
-    import numpy as np
+    from phitui.testing import formulas
 
-    scaled = x / np.sqrt((x * x).mean(-1, keepdims=True) + EPSILON) * own[f"{name}.weight"]
-    return scaled + own.get(f"{name}.bias", 0)
+    return formulas.rms_norm(x, own[f"{name}.weight"], EPSILON, own.get(f"{name}.bias", 0))
 
 
 def _attention(own: dict[str, Any], x: Any, found: Met) -> Any:
     import numpy as np
 
+    from phitui.testing import formulas
+
     found["attn_qkv.weight"] = [(x, 0)]
     count, head = len(x), x.shape[1] // HEADS
     mixed = x @ own["attn_qkv.weight"].T + own.get("attn_qkv.bias", 0)
-    q, k, v = np.split(mixed, [HEADS * head, (HEADS + KV_HEADS) * head], axis=1)
-    q, k = _rotate(q.reshape(count, HEADS, head)), _rotate(k.reshape(count, KV_HEADS, head))
-    k = k.repeat(HEADS // KV_HEADS, 1)
-    v = v.reshape(count, KV_HEADS, head).repeat(HEADS // KV_HEADS, 1)
-    scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(head)
-    scores = np.where(np.tril(np.ones((count, count), bool)), scores, -np.inf)
-    out = np.einsum("hqk,khd->qhd", _softmax(scores), v).reshape(count, -1)
+    parts = np.split(mixed, [HEADS * head, (HEADS + KV_HEADS) * head], axis=1)
+    q, k, v = (part.reshape(count, -1, head) for part in parts)
+    angles = formulas.frequencies(BASE, head)
+    out = formulas.attention(formulas.rotate(q, angles), formulas.rotate(k, angles), v)
     found["attn_output.weight"] = [(out, 0)]
     return out @ own["attn_output.weight"].T + own.get("attn_output.bias", 0)
-
-
-def _rotate(x: Any) -> Any:
-    import numpy as np
-
-    count, _, head = x.shape
-    angle = np.arange(count)[:, None] * BASE ** (-np.arange(0, head, 2) / head)
-    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
-    left, right = x[..., : head // 2], x[..., head // 2 :]
-    return np.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
 def _dense(own: dict[str, Any], x: Any, found: Met) -> Any:
     import numpy as np
 
+    from phitui.testing import formulas
+
     found["ffn_up.weight"] = [(x, 0)]
     gate, up = np.split(x @ own["ffn_up.weight"].T, 2, axis=1)
-    inner = _silu(gate) * up
+    inner = formulas.silu(gate) * up
     found["ffn_down.weight"] = [(inner, 0)]
     return inner @ own["ffn_down.weight"].T
 
@@ -157,34 +147,22 @@ def _dense(own: dict[str, Any], x: Any, found: Met) -> Any:
 def _mixture(own: dict[str, Any], x: Any, found: Met) -> Any:
     import numpy as np
 
+    from phitui.testing import formulas
+
     found["ffn_gate_inp.weight"] = [(x, 0)]
-    share = _softmax(x @ own["ffn_gate_inp.weight"].T)
-    best = np.argsort(-share, axis=1)[:, :CHOSEN]
+    share = formulas.softmax_routing(x @ own["ffn_gate_inp.weight"].T, CHOSEN)
     total = np.zeros_like(x)
     for name in ("ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"):
         found[name] = []
     for expert in range(share.shape[1]):
-        rows = np.nonzero((best == expert).any(1))[0]
+        rows = np.nonzero(share[:, expert])[0]
         if not len(rows):
             continue
         part = x[rows]
-        inner = _silu(part @ own["ffn_gate_exps.weight"][expert].T) * (part @ own["ffn_up_exps.weight"][expert].T)
+        gate = part @ own["ffn_gate_exps.weight"][expert].T
+        inner = formulas.silu(gate) * (part @ own["ffn_up_exps.weight"][expert].T)
         found["ffn_gate_exps.weight"].append((part, expert))
         found["ffn_up_exps.weight"].append((part, expert))
         found["ffn_down_exps.weight"].append((inner, expert))
-        weight = share[rows, expert] / np.take_along_axis(share[rows], best[rows], 1).sum(1)
-        total[rows] += weight[:, None] * (inner @ own["ffn_down_exps.weight"][expert].T)
+        total[rows] += share[rows, expert, None] * (inner @ own["ffn_down_exps.weight"][expert].T)
     return total
-
-
-def _softmax(x: Any) -> Any:
-    import numpy as np
-
-    exponential = np.exp(x - x.max(-1, keepdims=True))
-    return exponential / exponential.sum(-1, keepdims=True)
-
-
-def _silu(x: Any) -> Any:
-    import numpy as np
-
-    return x / (1 + np.exp(-x))

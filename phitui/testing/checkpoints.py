@@ -43,9 +43,11 @@ tags:
 
 @dataclass(frozen=True)
 class TinyPhi:
-    """What `write_checkpoint` writes. Counts are plain numbers; `rotary` of the head is rotated (1.0 = all of it).
+    """What `write_checkpoint` writes. Counts are plain numbers; `partial_rotary` of a head is rotated (1.0: all).
 
     `hidden` and `intermediate` are multiples of 256 by default, so that every K-quant fits; 96 makes them substitute.
+    Weights are uniform in +-`spread`. `mscale` is what a mixture multiplies cos and sin with under LongRoPE. A
+    `decisive` mixture is one that llama.cpp computes as its authors do (see families.decide).
     """
 
     family: Family = "phi3"
@@ -67,6 +69,9 @@ class TinyPhi:
     shards: int = 1
     card: bool = False
     seed: int = 0
+    spread: float = 0.05
+    mscale: float = 1.25
+    decisive: bool = False
 
 
 def converter_options(tokenizer: Tokenizer) -> dict[str, str]:
@@ -130,7 +135,7 @@ def _rope(phi: TinyPhi) -> dict[str, Any]:
         "long_factor": [1.0 + place * 1.3 for place in range(pairs)],
     }
     if phi.family == "phimoe":
-        factors |= {"short_mscale": 1.25, "long_mscale": 1.25}
+        factors |= {"short_mscale": phi.mscale, "long_mscale": phi.mscale}
         factors |= {"original_max_position_embeddings": phi.original_context}
     if phi.rope_schema == "rope_scaling":
         scaling = None if phi.rope == "none" else {"type": phi.rope, **factors}
@@ -168,13 +173,15 @@ def _write_tensors(directory: Path, phi: TinyPhi) -> None:
 
 
 def tensor_data(phi: TinyPhi, name: str, shape: tuple[int, ...]) -> bytes:
-    """The bytes of one tensor: uniform in +-0.05, norms in 1 +- 0.05, a function of `seed` and the name alone."""
+    """The bytes of one tensor: uniform in +-spread, norms in 1 +- spread, a function of `seed` and the name alone."""
     import numpy as np
 
     count = int(np.prod(shape))
     known = name.replace(".base_layer", "")  # the same weight as in a plain Phi
     noise = hashlib.shake_256(f"{phi.seed} {known}".encode()).digest(count * 4)
-    values = (np.frombuffer(noise, "<u4").astype(np.float64) / 2**32 - 0.5) * 0.1
+    values = (np.frombuffer(noise, "<u4").astype(np.float64) / 2**32 - 0.5) * (2 * phi.spread)
+    if phi.decisive:
+        families.decide(name, values.reshape(shape))
     norm = len(shape) == 1 and not name.endswith(".bias")
     values32 = (values + (1.0 if norm else 0.0)).astype("<f4")
     if phi.dtype == "F32":

@@ -137,6 +137,32 @@ def _phimoe(phi: TinyPhi) -> Shapes:
     return found | {"lm_head.bias": (phi.vocabulary,)}
 
 
+DECIDED = 60.0
+"""How far apart the router's scores are in units of its input, which is 0.5 to 6."""
+
+
+def decide(name: str, values: Any) -> None:
+    """Change the values of a mixture (shape in PyTorch's order) so that two different computations agree.
+
+    llama.cpp takes RMS norms for the layer norms of Phi-3.5-MoE, and lets the weights of a token's two experts sum to 1
+    where the model gives each one up to 1.0. So here everything that is added to the state has mean zero, where both
+    norms are the same. And column 1 of a token's embedding, which nothing changes, decides for the first or the last
+    expert by a wide margin, while the experts between them, of which one is the second, add nothing.
+    """
+    if name.endswith(("embed_tokens.weight", "o_proj.weight", "o_proj.bias", ".w2.weight")):
+        columns = values if name.endswith("embed_tokens.weight") else values.T  # of the state, last
+        columns[..., 1] = 0.5 - (columns[..., 1] < 0) if columns is values else 0
+        total = columns.sum(-1) / (columns.shape[-1] - 1)
+        kept = columns[..., 1].copy()
+        columns -= total[..., None]
+        columns[..., 1] = kept
+    if ".experts." in name and name.endswith(".w2.weight") and int(name.split(".")[-3]) in (1, 2):
+        values[:] = 0
+    if name.endswith(".gate.weight"):
+        values[:] = 0
+        values[0, 1], values[-1, 1] = DECIDED, -DECIDED
+
+
 def _phi3v_vision(phi: TinyPhi) -> Shapes:
     """A few of the tensors of a CLIP tower and its projection."""
     prefix = "model.vision_embed_tokens."
