@@ -74,22 +74,38 @@ def checkpoint_files(directory: Path) -> list[Path]:
 
 def downloaded(directory: Path) -> tuple[str, str, dict[str, str]]:
     """(repository, commit, SHA-256 by file) as a download noted them, or as the Hub's cache says by its names."""
-    try:
-        note = read_recipe(directory / NOTE)
-    except PhituiError:
-        note = Recipe()
-    if note.get is not None:
-        files = note.source.files if note.source else ()
-        return note.get.repo, note.get.revision, {file.path: file.sha256 for file in files if file.sha256}
+    noted = _noted(directory)
+    if noted is not None:
+        return noted.repo, noted.revision, {file.path: file.sha256 for file in noted.files if file.sha256}
     cached = _CACHED.fullmatch(directory.parent.parent.name)
     if cached and directory.parent.name == "snapshots":
         return f"{cached[1]}/{cached[2]}", directory.name, {}
     return "", "", {}
 
 
+def _noted(directory: Path) -> SourceRecord | None:
+    try:
+        return read_recipe(directory / NOTE).source
+    except PhituiError:
+        return None
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether all files that a download noted are there, by their sizes."""
+    noted = _noted(directory)
+    try:
+        return noted is not None and all((directory / f.path).stat().st_size == f.size for f in noted.files)
+    except OSError:
+        return False
+
+
 def note_download(directory: Path, repo: str, revision: str, files: Mapping[str, Hashed], made: MadeRecord) -> str:
     """Leave a note in a directory that was downloaded. Returns why it could not be written, or an empty text."""
-    records = tuple(FileRecord(name, hashed.size, hashed.sha256) for name, hashed in sorted(files.items()))
+    known = {name: (hashed.size, hashed.sha256) for name, hashed in files.items()}
+    before = _noted(directory)
+    if before is not None and (before.repo, before.revision) == (repo, revision):
+        known = {file.path: (file.size, file.sha256) for file in before.files} | known
+    records = tuple(FileRecord(name, *values) for name, values in sorted(known.items()))
     recipe = Recipe(
         get=GetStep(repo, revision),
         made=made,

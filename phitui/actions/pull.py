@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui import hub
+from phitui.actions import lineage, provenance
 from phitui.actions.context import Context
 from phitui.actions.jobs import jobs
 from phitui.actions.models import judge
@@ -18,6 +19,7 @@ from phitui.domain.offers import JobContext
 from phitui.domain.text import visible
 from phitui.errors import PhituiError, UnsupportedModel, UsageError
 from phitui.jobs import Job
+from phitui.store.hashes import Hashed, Hashing, Identity, identity
 
 TASK = "phitui.actions.pull:run"
 WEIGHTS = "*.safetensors"
@@ -77,7 +79,7 @@ def start(context: Context, request: PullRequest) -> Job:
 
 def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     """The download, in the job's process. Returns repo, revision, path, files, size (bytes) and seconds."""
-    began = time.monotonic()
+    began, context = time.monotonic(), Context()
     pull = PullRequest(**{**request, "include": tuple(request["include"])})
     source = hub.repository(pull.repo)
     files = chosen(source, pull.include)
@@ -89,6 +91,7 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         raise PhituiError(f"cannot write to {to}: {error.strerror}", "choose another directory with --to DIR") from None
     total = sum(file.size for file in files)
     done = 0
+    verified: dict[Path, tuple[Identity, str]] = {}
     for file in files:
         start, here = done, 0
 
@@ -99,9 +102,12 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
 
         job.progress(start, total, file.name)
         path = hub.download(source, file, to, count)
+        before = identity(path)
         hub.verify(path, file, lambda _: job.check())
+        verified[path] = (before, file.sha256)
         done = start + file.size
     job.progress(total, total, "done")
+    _note(context, source, to, verified, job)
     return {
         "repo": source.id,
         "revision": source.revision,
@@ -110,6 +116,27 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         "size": total,
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def _note(
+    context: Context, source: hub.Repository, to: Path, verified: dict[Path, tuple[Identity, str]], job: JobContext
+) -> None:
+    """Leave a note of repository, commit and hashes, so that a build knows where its source came from."""
+    try:
+        with lineage.hash_store(context) as store:
+            for path, (before, sha256) in verified.items():
+                if sha256:
+                    store.put(path, sha256, before)
+            unknown = [path for path, (_, sha256) in verified.items() if not sha256]
+            hashes = dict(Hashing(store, unknown).finish())
+        hashes |= {path: Hashed(before[0], sha256) for path, (before, sha256) in verified.items() if sha256}
+        files = {path.relative_to(to).as_posix(): hashed for path, hashed in hashes.items()}
+        made = lineage.made_by(context, ())
+        problem = provenance.note_download(to, source.id, source.revision, files, made)
+    except PhituiError as error:
+        problem = error.message
+    if problem:
+        job.note(problem)
 
 
 def require_convertible(context: Context, source: hub.Repository) -> None:

@@ -65,7 +65,8 @@ def is_record(path: Path) -> bool:
         recipe = read_recipe(path)
     except PhituiError:
         return False
-    return recipe.made is not None and (recipe.result is not None or bool(recipe.edits))
+    plain = set(recipe.steps) <= {"build", "imatrix"}  # further steps are a person's
+    return plain and recipe.made is not None and (recipe.result is not None or bool(recipe.edits))
 
 
 class Sidecar:
