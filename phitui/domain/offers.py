@@ -149,7 +149,11 @@ class ImatrixCollector(Protocol):
 
 @runtime_checkable
 class Backend(Offer, Protocol):
-    """One kind of hardware."""
+    """One kind of hardware.
+
+    One with `remote = True` has devices on other machines, which a plan asks for itself: where it is asked for the
+    devices of this machine, such a backend is left out.
+    """
 
     def probe(self) -> BackendReport:
         """Look at the engine and the machine. Must not load native code into this process: use a child process."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from phitui.domain.chat import Chunk, EngineSettings, Message, Sampling, SessionInfo, TextChunk
-from phitui.engine import protocol
+from phitui.engine import protocol, workers
 from phitui.engine.remains import death, new_log, tail
 from phitui.errors import Cancelled, EngineError
 
@@ -81,6 +81,7 @@ class EngineProcess:
                 message = self._next() or {}
                 if message.get("event") == "ready":
                     self._info = protocol.info_of(message)
+                    workers.hold(self.settings.rpc)
                     return self._info
                 if message.get("event") == "error":
                     raise protocol.error_of(message, self.log_tail())
@@ -182,6 +183,7 @@ class EngineProcess:
             _pipe(process.stdin).close()
         if lifeline is not None:
             os.close(lifeline)
+        workers.let_go(self.settings.rpc)
         self._inbox.put(None)
 
     def log_tail(self) -> str:

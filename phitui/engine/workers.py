@@ -102,21 +102,32 @@ def known_workers(endpoints: Sequence[str], seconds: float = PATIENCE) -> list[W
     """The same, from what is known already: only the first time costs a wait. A slider can ask with every step."""
     now = time.monotonic()
     entries = {each: _book.get(each) for each in dict.fromkeys(endpoints)}
-    missing = [each for each, entry in entries.items() if entry is None or now - entry[0] > FORGOTTEN]
-    if missing:
+    ages = {each: now - entry[0] if entry else FORGOTTEN + 1 for each, entry in entries.items() if each not in _held}
+    if missing := [each for each, age in ages.items() if age > FORGOTTEN]:
         ask_workers(missing, seconds)
-    stale = [each for each, entry in entries.items() if entry and STALE < now - entry[0] <= FORGOTTEN]
+    stale = [each for each, age in ages.items() if STALE < age <= FORGOTTEN]
     if stale and _refreshing.acquire(blocking=False):
         threading.Thread(target=_refresh, args=(stale, seconds), daemon=True).start()
-    return [_book[each][1] for each in entries]
+    return [_book[each][1] for each in entries if each in _book]
 
 
-def not_answering(endpoints: Sequence[str], seconds: float) -> list[Worker]:
-    """Those workers that take no connection any more, or no longer say anything: why an engine may have died."""
-    return [worker for worker in ask_workers(endpoints, seconds) if worker.state != "ready"]
+def hold(endpoints: Sequence[str]) -> None:
+    """Note that this process uses these workers now: whoever asks them would wait in vain until `let_go`."""
+    _held.update(endpoints)
+    for endpoint in endpoints:
+        _remember(Worker(endpoint, "busy", "serves a model that is loaded here"), time.monotonic())
+
+
+def let_go(endpoints: Sequence[str]) -> None:
+    """They are free again; what is known of them is asked anew."""
+    for endpoint in endpoints:
+        if endpoint in _held:
+            _held.discard(endpoint)
+            _book.pop(endpoint, None)
 
 
 _book: dict[str, tuple[float, Worker]] = {}
+_held: set[str] = set()
 _refreshing = threading.Lock()
 
 

@@ -15,15 +15,11 @@ import argparse
 import json
 import os
 import platform
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
-
-CONNECT_SECONDS = 3.0
-"""How long a worker may take to answer: ggml itself would abort the process, or wait for minutes."""
 
 
 class ProbeError(Exception):
@@ -78,8 +74,8 @@ class Probe:
     def _load(self) -> None:
         if self._meter is not None:
             return
-        for endpoint in self._rpc:
-            reach(endpoint)
+        if self._rpc:
+            reach(self._rpc)
         try:
             import llama_cpp.llama_cpp as llama
         except Exception as error:
@@ -119,15 +115,16 @@ def library_folder(llama: Any) -> Path:
     return loaded.parent if loaded.is_file() else Path(llama.__file__).parent / "lib"
 
 
-def reach(endpoint: str) -> None:
-    """Open and close a connection. Raises ProbeError for a text that is no HOST:PORT and for a silent host."""
-    host, found, port = endpoint.rpartition(":")
-    if not found or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ProbeError(f"{endpoint!r} is not HOST:PORT", "for example: --rpc 127.0.0.1:50052")
+def reach(endpoints: Sequence[str]) -> None:
+    """Greet workers. Raises ProbeError: llama.cpp itself would wait for ever, or end this process."""
+    from phitui.api import PhituiError, ask_workers
+
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ProbeError(f"the RPC worker {endpoint} does not answer: {error}", "is it running there?") from None
+        for worker in ask_workers(endpoints):
+            if worker.state != "ready":
+                raise worker.refusal()
+    except PhituiError as error:
+        raise ProbeError(error.message, error.hint) from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ class RpcBackend:
 
     name = "rpc"
     title = "RPC workers"
+    remote = True
 
     def available(self) -> Availability:
         """Always: the report says what is there and what is missing."""

@@ -13,11 +13,15 @@ It ends when its standard input does: that is how it learns of its parent's deat
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
+import socket
+import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +30,9 @@ from phitui_rpc import library
 
 KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
 """ggml_backend_dev_type in order."""
+QUEUE = 16
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A peer that is silent for a minute and does not answer the kernel's questions is gone."""
 _LENT_BY_ITSELF = ("gpu", "igpu")
 _POINTER = ctypes.c_void_p
 _SIZE = ctypes.c_size_t
@@ -55,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lent = ggml.lent(options.device)
         keep = ggml.limit(lent, options.mem)
         _say({"event": "devices", "devices": [ggml.describe(device) for device in lent]})
+        threading.Thread(target=_tend, daemon=True).start()
         ggml.serve(f"{options.host}:{options.port}", lent, options.threads, options.cache_dir)
         del keep
     except Refused as error:
@@ -78,6 +86,34 @@ def _end_with_parent() -> None:
     while os.read(0, 1):
         pass
     os._exit(0)
+
+
+def _tend() -> None:
+    """Once ggml listens, let it do so for more than one: it keeps a queue of one, and a busy worker is asked by many.
+
+    And let connections find out that the other machine is gone (a laptop that sleeps): ggml waits for it for ever,
+    serving nobody else. Accepted sockets inherit this from the one that listens.
+    """
+    while (listening := _listening()) is None:
+        time.sleep(0.02)
+    with listening:
+        listening.listen(QUEUE)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):
+                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _listening() -> socket.socket | None:
+    """A duplicate of this process's socket that listens."""
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208  (descriptors, not files)
+        with contextlib.suppress(OSError, ValueError):  # gone meanwhile, or no socket
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                found = socket.socket(fileno=os.dup(int(name)))
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return found
+                found.close()
+    return None
 
 
 @dataclass(frozen=True)
