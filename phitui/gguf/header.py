@@ -159,13 +159,34 @@ def _text(raw: bytes) -> str | bytes:
 
 
 def read_header(path: Path | str) -> Header:
-    """Read and check the header of a GGUF file. Raises InvalidFile with what is wrong; never reads tensor data."""
+    """Read and check the header of a GGUF file. Raises InvalidFile with what is wrong; never reads tensor data.
+
+    An edit in place that was interrupted is completed first (phitui.gguf.patch).
+    """
     path = Path(path)
     if path.is_dir():
         raise InvalidFile(f"{path} is a directory, not a GGUF file")
-    with _opened(path) as descriptor:
-        size = os.fstat(descriptor).st_size
-        return _Reader(Cursor(descriptor, path, size)).read()
+    for last in (False, False, True):
+        _complete_edit(path)
+        with _opened(path) as descriptor:
+            before, problem = os.fstat(descriptor), None
+            try:
+                header = _Reader(Cursor(descriptor, path, before.st_size)).read()
+            except InvalidFile as error:
+                problem = error
+            if last or os.fstat(descriptor).st_mtime_ns == before.st_mtime_ns:  # else somebody is just editing it
+                break
+    if problem is not None:
+        raise problem
+    return header
+
+
+def _complete_edit(path: Path) -> None:
+    real = path.resolve() if path.is_symlink() else path
+    if real.with_name(real.name + ".edit").exists():
+        from phitui.gguf import patch
+
+        patch.complete(real)
 
 
 class _Reader:
