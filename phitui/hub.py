@@ -29,11 +29,12 @@ CONFIG_LIMIT = 8 << 20
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository. `sha256` is empty for small files, which the Hub keeps in git itself."""
+    """A file of a repository. `sha256` is empty for small files, which the Hub keeps in git itself, as `blob`."""
 
     name: str
     size: int
     sha256: str = ""
+    blob: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def repository(text: str) -> Repository:
         if _safe(item.rfilename):
             lfs = item.lfs
             sha256 = str(lfs.get("sha256", "") if isinstance(lfs, dict) else lfs.sha256) if lfs else ""
-            files.append(RemoteFile(item.rfilename, int(item.size or 0), sha256.lower()))
+            files.append(RemoteFile(item.rfilename, int(item.size or 0), sha256.lower(), item.blob_id or ""))
     return Repository(name, found.sha or revision or "main", tuple(files))
 
 

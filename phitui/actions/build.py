@@ -13,6 +13,7 @@ from phitui.actions.context import Context
 from phitui.actions.figures import remember_build
 from phitui.actions.imatrix import default_out
 from phitui.actions.jobs import jobs
+from phitui.actions.remote import hub_id
 from phitui.actions.schemes import SchemeRow, find_scheme, scheme_table
 from phitui.actions.source import converter_for, open_source, source_name, source_path
 from phitui.actions.views import known_as
@@ -33,6 +34,7 @@ class BuildRequest:
 
     `allow_nan` writes weights that are NaN or infinite, which are refused otherwise. `known_as` is what the directory
     of a checkpoint is taken to be called: its name goes into metadata. `lineage` writes a recipe beside the file.
+    `stream` takes a repository of the Hub as source, and reads its weights from there.
     """
 
     source: str
@@ -45,6 +47,7 @@ class BuildRequest:
     allow_nan: bool = False
     known_as: str = ""
     lineage: bool = True
+    stream: bool = False
 
 
 def preview(ctx: Context, request: BuildRequest) -> FilePlan:
@@ -103,12 +106,13 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         "not_finite": [str(tensor) for tensor in written.not_finite],
         "sha256": lineage.sha256,
         "lineage": lineage.path,
+        "remote": asdict(written.remote) if written.remote else None,
     }
 
 
 def normalized(ctx: Context, request: BuildRequest) -> BuildRequest:
     """The request with absolute paths and the output path filled in: the job's process runs in another directory."""
-    source = source_path(ctx, request.source)
+    source = source_path(ctx, request.source, request.stream)
     quantizer, scheme = find_scheme(ctx, request.scheme)
     default = ctx.paths.models / f"{source_name(source)}.{scheme.name}.gguf"
     out = Path(request.out).expanduser().absolute() if request.out else default.absolute()
@@ -119,7 +123,7 @@ def normalized(ctx: Context, request: BuildRequest) -> BuildRequest:
         converter = _absolute(converter_for(ctx, source).options, converter)
     return replace(
         request,
-        source=str(source),
+        source=hub_id(source) or str(source),
         scheme=scheme.name,
         out=str(out),
         converter=converter,
@@ -150,7 +154,7 @@ def _plan(ctx: Context, request: BuildRequest) -> tuple[FilePlan, Quantizer, Any
     chosen = options.build(quantizer.options, request.quantizer)
     path = request.source
     if request.known_as:
-        path = str(known_as(ctx, source_path(ctx, path), request.known_as))
+        path = str(known_as(ctx, source_path(ctx, path, request.stream), request.known_as))
     source = open_source(ctx, path, request.converter)
     plan = quantizer.plan(source, [scheme.name], chosen)[scheme.name]
     if plan.refused:
@@ -180,11 +184,11 @@ def check(plan: FilePlan, request: BuildRequest) -> None:
 def _imatrix_hint(request: BuildRequest) -> str:
     """What to type to get the missing importance matrix, which is made with a GGUF of the source."""
     ctx, source, commands = Context(), Path(request.source), []
-    model = source
-    if source.is_dir():
+    model, stream = source, ["--stream"] if request.stream else []
+    if source.is_dir() or stream:
         model = ctx.paths.models / f"{source_name(source)}.AUTO.gguf"
         if not model.exists():
-            commands.append(shlex.join(["phitui", "build", str(source), "--scheme", "AUTO"]))
+            commands.append(shlex.join(["phitui", "build", str(source), "--scheme", "AUTO", *stream]))
     matrix = default_out(ctx, model)
     if matrix.exists():
         return f"there is one: --imatrix {shlex.quote(str(matrix))}"
@@ -231,6 +235,7 @@ def command_line(request: BuildRequest) -> tuple[str, ...]:
             words += [
                 word for item in (value if isinstance(value, list | tuple) else [value]) for word in (flag, str(item))
             ]
+    words += ["--stream"] if request.stream else []
     words += ["--threads", str(request.threads)] if request.threads else []
     words += ["--allow-nan"] if request.allow_nan else []
     words += ["--known-as", request.known_as] if request.known_as else []

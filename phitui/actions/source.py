@@ -1,4 +1,4 @@
-"""What a build reads: a checkpoint through the converter that takes it, or an existing GGUF."""
+"""What a build reads: a checkpoint, here or on the Hub, through the converter that takes it, or an existing GGUF."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phitui.actions import models
+from phitui.actions import models, remote
 from phitui.actions.context import Context
 from phitui.domain import options
 from phitui.domain.offers import Converter
@@ -20,8 +20,11 @@ _SCHEME_SUFFIX = re.compile(r"[.-](b?f16|f32|fp16|i?q\d\w*|tq\d_\d|mxfp4\w*)$", 
 _CACHED = re.compile(r"models--(?:.+--)?(.+)")
 
 
-def source_path(ctx: Context, source: str) -> Path:
-    """The checkpoint directory or GGUF that `source` means: a path, or a name in the library. Raises UsageError."""
+def source_path(ctx: Context, source: str, stream: bool = False) -> Path:
+    """The checkpoint directory or GGUF that `source` means: a path, or a name in the library.
+
+    With `stream` also a repository of the Hub: the directory then holds all but its weights. Raises UsageError.
+    """
     path = Path(source).expanduser()
     if path.exists():
         return models.first_file(path)
@@ -30,7 +33,12 @@ def source_path(ctx: Context, source: str) -> Path:
         return models.first_file(artifact.path)
     shown = visible(source)
     if models.is_hub_id(source):
-        raise UsageError(f"there is no {shown} on this machine", f"download it first: phitui pull {shown}")
+        if stream:
+            return remote.look(ctx, source).directory
+        raise UsageError(
+            f"there is no {shown} on this machine",
+            f"download it first: phitui pull {shown} (or build with --stream, which keeps none of its weights here)",
+        )
     raise UsageError(
         f"{shown} does not exist",
         "a source is a checkpoint directory, a GGUF file or a name that phitui models lists",
@@ -42,6 +50,8 @@ def source_name(path: Path) -> str:
     if path.is_dir():
         cached = _CACHED.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
         return cached[1] if cached else path.resolve().name
+    if not path.exists() and models.is_hub_id(str(path)):
+        return path.parts[1].partition("@")[0]
     from phitui.gguf.shards import model_stem
 
     stem = model_stem(path)
@@ -62,12 +72,15 @@ def converter_for(ctx: Context, directory: Path) -> Converter:
 
 
 def open_source(ctx: Context, source: str, converter_options: Mapping[str, Any] | None = None) -> TensorSource:
-    """Describe the source's tensors; no tensor data is read. Raises UsageError, UnsupportedModel or InvalidFile."""
-    path = source_path(ctx, source)
+    """Describe the source's tensors; no tensor data is read. Raises UsageError, UnsupportedModel or InvalidFile.
+
+    Of a repository of the Hub config.json, tokenizer and headers are fetched, if they are not in the cache.
+    """
+    path = source_path(ctx, source, stream=True)
     given = dict(converter_options or {})
     if path.is_dir():
         converter = converter_for(ctx, path)
-        return converter.open(path, options.build(converter.options, given))
+        return remote.traced(converter.open(path, options.build(converter.options, given)))
     if given:
         raise UsageError(
             f"--{next(iter(given)).replace('_', '-')} is for checkpoints, and {path.name} is a file", "leave it out"

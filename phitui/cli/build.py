@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from phitui.actions import build as actions
+from phitui.actions import remote
 from phitui.actions.context import Context
 from phitui.actions.jobs import outcome
-from phitui.cli import flags, output
+from phitui.cli import best, flags, output
 from phitui.cli.follow import duration, follow_job
 from phitui.domain.tensors import FilePlan
 from phitui.domain.text import visible
@@ -18,7 +20,7 @@ from phitui.domain.text import visible
 def command(context: Context) -> click.Command:
     @click.command("build")
     @click.argument("source")
-    @click.option("--scheme", required=True, help="BF16, F16, F32, AUTO or any scheme of phitui schemes.")
+    @click.option("--scheme", required=True, help="BF16, F16, F32, AUTO, any scheme of phitui schemes, or best.")
     @click.option(
         "--out", type=click.Path(), default="", help="The GGUF to write.  [default: in phitui's models folder]"
     )
@@ -32,10 +34,14 @@ def command(context: Context) -> click.Command:
     @click.option(
         "--known-as", default="", metavar="NAME", help="Take the checkpoint's directory to be called so, in metadata."
     )
+    @click.option("--stream", is_flag=True, help="Read the weights of a Hub repo as they are needed; keep none here.")
     @click.option("--no-lineage", is_flag=True, help="Do not write a recipe (FILE.toml) beside the file.")
+    @best.flags
     @output.json_flag
     def build(source: str, scheme: str, dry_run: bool, detach: bool, as_json: bool, **values: Any) -> None:
         """Make a GGUF of SOURCE (a checkpoint directory, a GGUF file or a name in the library) in one pass.
+
+        With --stream, or for --dry-run, SOURCE may also be a repo of the Hugging Face Hub: ORG/NAME[@REVISION].
 
         The work is a detached job: it goes on if the terminal dies. Ctrl-C cancels it; phitui jobs resume goes on.
         """
@@ -49,7 +55,13 @@ def command(context: Context) -> click.Command:
             values["allow_nan"],
             values["known_as"],
             not values["no_lineage"],
+            values["stream"],
         )
+        if dry_run or values["stream"]:
+            request = replace(request, source=output.seen(remote.seen(context, source), source))
+        if best.wanted(scheme, values):
+            best.run(context, request, values, dry_run=dry_run, detach=detach, as_json=as_json)
+            return
         if dry_run:
             plan = actions.preview(context, request)
             output.emit(actions.as_document(plan), as_json, _text(plan))

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from phitui.errors import EngineError, PhituiError
+
+if TYPE_CHECKING:
+    from phitui.actions.remote import RemoteCheckpoint
 
 json_flag: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
@@ -42,6 +45,14 @@ def jsonable(value: Any) -> Any:
 def say(text: str) -> None:
     """A line for people, on stderr."""
     click.echo(text, err=True)
+
+
+def seen(found: RemoteCheckpoint | None, source: str) -> str:
+    """Say what was fetched of a checkpoint on the Hub. Returns its pinned name, or `source` if it is none."""
+    if found is None:
+        return source
+    say(found.text)
+    return found.pinned
 
 
 def speak(text: str) -> None:

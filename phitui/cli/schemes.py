@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from phitui.actions import figures
+from phitui.actions import figures, remote
 from phitui.actions.context import Context
 from phitui.actions.schemes import SchemeRow, missing_quantizers, scheme_table
 from phitui.cli import flags, output
@@ -26,8 +26,11 @@ def command(context: Context) -> click.Command:
     def schemes(source: str | None, as_json: bool, **values: Any) -> None:
         """Quantization schemes with bits per weight; with SOURCE, the exact size and fit of each.
 
+        SOURCE may be a repo of the Hugging Face Hub, ORG/NAME: then its headers are read, and nothing is downloaded.
         What phitui eval measured of files built from SOURCE is shown with them.
         """
+        if source is not None:
+            source = output.seen(remote.seen(context, source), source)
         rows = scheme_table(context, source, *chosen(context, values))
         for title, reason, hint in missing_quantizers(context):
             output.say(f"{title} is not available: {reason}; {hint}")
