@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phitui import plugins
+from phitui.actions import loads
 from phitui.actions.context import Context
-from phitui.domain.chat import ChatStats, Chunk, EngineSettings, Message, Sampling, SessionInfo, TextChunk
+from phitui.domain.chat import ChatStats, Chunk, Message, Sampling, SessionInfo, TextChunk
+from phitui.domain.load import LoadOptions
+from phitui.domain.options import specs
 from phitui.engine.client import EngineProcess
 from phitui.errors import DoesNotFit, PhituiError
 
@@ -20,19 +23,14 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class ChatRequest:
-    """What to load. `layers` None offloads what fits; `force` loads even what the plan says does not fit."""
+class ChatRequest(LoadOptions):
+    """What to load and how. `force` loads even what the plan says does not fit."""
 
     model: str
     system: str = ""
-    context: int | None = None
-    layers: int | None = None
-    kv_type: str = "f16"
-    flash_attention: bool | None = None
     threads: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     engine: str | None = None
-    rpc: tuple[str, ...] = ()
     force: bool = False
 
 
@@ -44,6 +42,10 @@ class Chat:
         self.system = system
         self.sampling = sampling or Sampling()
         self.messages: list[Message] = []
+        self.plan: OffloadPlan | None = None
+        """What the load was planned to take."""
+        self.answered: Callable[[ChatStats], None] | None = None
+        """Called with the figures of every answer."""
         self.reset()
 
     @property
@@ -75,6 +77,8 @@ class Chat:
                 else:
                     stats = chunk
                     self._remember(question, "".join(answer), stats.finish_reason != "cancelled")
+                    if self.answered is not None:
+                        self.answered(stats)
                 yield chunk
         except PhituiError:
             failed = True
@@ -95,6 +99,19 @@ class Chat:
     def reset(self) -> None:
         """Forget the conversation, but not the system prompt."""
         self.messages[:] = [Message("system", self.system)] if self.system else []
+
+    def instruct(self, system: str) -> None:
+        """Another system prompt, from the next question on; empty for none."""
+        self.system = system
+        said = [message for message in self.messages if message.role != "system"]
+        self.messages[:] = ([Message("system", system)] if system else []) + said
+
+    def rewind(self, question: int) -> str:
+        """Forget from the question of that number on (from 0) what was said; returns its text."""
+        asked = [place for place, message in enumerate(self.messages) if message.role == "user"]
+        text = self.messages[asked[question]].content
+        del self.messages[asked[question] :]
+        return text
 
     def restart(self, progress: Progress | None = None) -> SessionInfo:
         """Load the model again in a new process, after a crash or a hang. The messages stay."""
@@ -127,39 +144,28 @@ def open_chat(context: Context, request: ChatRequest, progress: Progress | None 
         engine = plugins.named(engines, request.engine, "engine")
     else:
         engine = plugins.first_available(engines, "engine")
-    settings = _settings(context, request, path)
+    found = _planned(context, request, path)
+    settings = replace(found.settings, threads=request.threads or context.config.threads)
     process = EngineProcess(engine.name, path, settings, context.paths.state / "engine")
-    process.start(progress)
-    return Chat(process, request.system, request.sampling)
+    info = process.start(progress)
+    number = loads.remember(context, path, found, settings, info)
+    chat = Chat(process, request.system, request.sampling)
+    chat.plan = found
+    chat.answered = lambda stats: loads.remember_answer(context, number, stats)
+    return chat
 
 
-def _settings(context: Context, request: ChatRequest, model: Path) -> EngineSettings:
-    """The settings for the engine: what the plan says, where the request leaves it open."""
+def _planned(context: Context, request: ChatRequest, model: Path) -> OffloadPlan:
+    """The plan for the engine. Raises DoesNotFit where it does not fit and was not forced."""
     from phitui.actions.plan import plan, release
     from phitui.domain.offload import PlanRequest
 
-    found = plan(
-        context,
-        PlanRequest(
-            model=str(model),
-            context=request.context,
-            layers=request.layers,
-            kv_type=request.kv_type,
-            flash_attention=request.flash_attention,
-            rpc=request.rpc,
-        ),
-    )
+    names = {spec.name for spec in specs(LoadOptions)}
+    found = plan(context, PlanRequest(model=str(model), **{name: getattr(request, name) for name in names}))
     release(context)  # a probe that stays alive would keep its GPU context beside the model's
     if not found.fits and not request.force:
         raise _does_not_fit(found)
-    return EngineSettings(
-        context=found.n_ctx,
-        layers=found.n_gpu_layers,
-        kv_type=request.kv_type,
-        flash_attention=request.flash_attention,
-        threads=request.threads or context.config.threads,
-        rpc=request.rpc,
-    )
+    return found
 
 
 def _does_not_fit(found: OffloadPlan) -> DoesNotFit:
@@ -169,9 +175,10 @@ def _does_not_fit(found: OffloadPlan) -> DoesNotFit:
         for device in found.devices
         if not device.fits
     )
+    shared = next((text for text in found.warnings if "shares the RAM" in text), "")
     return DoesNotFit(
         f"{Path(found.model).name} does not fit with {found.n_gpu_layers} of {found.layers_total} layers offloaded "
-        f"and a context of {found.n_ctx}: {needs or 'no device has room'}",
-        "use a smaller context (--ctx), fewer layers (--layers), a quantized KV cache (--kv-type q8_0) or a smaller "
-        "scheme; --force loads it all the same",
+        f"and a context of {found.n_ctx}: {needs or shared or 'no device has room'}",
+        "use a smaller context (--ctx max finds the most), fewer layers (--layers auto), a quantized KV cache "
+        "(--kv-type q8_0) or a smaller scheme; --force loads it all the same",
     )

@@ -119,17 +119,12 @@ class Recorder:
         """Go on with the saved `chat`, or begin a new one with the first question."""
         self.chat = chat
         self.trouble = ""
-        self._ctx, self._model, self._settings = ctx, model, dict(settings or {})
+        self.model, self._ctx, self._settings = model, ctx, dict(settings or {})
         self._store: ChatStore | None = None
         self.head: int | None = None
         if chat:
             self.head = self._safely(lambda chats: chats.get(chat).head)
-
-    def close(self) -> None:
-        """Close the file; nothing is lost."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+            self._close()
 
     def record(self, question: str, answer: Iterator[Chunk]) -> Iterator[Chunk]:
         """Pass an answer through and save it piece by piece, after its question.
@@ -154,25 +149,33 @@ class Recorder:
             said = self._append(turn, held) or said
             complete = stats is not None and stats.finish_reason != "cancelled"
             self._finish(asked, turn, said or complete, complete, asdict(stats) if stats else {})
+            self._close()
 
-    def back(self, turn: int | None) -> None:
-        """Go on from `turn`: what follows it stays as another branch."""
+    def rewind(self, question: int) -> None:
+        """Go on before the question of that number (from 0): what was said from there on stays as another branch."""
+
+        def show(chats: ChatStore) -> int | None:
+            asked = [turn for turn in chats.branch(self.chat) if turn.role == "user"]
+            chats.show(self.chat, asked[question].parent)
+            return asked[question].parent
+
         if self.chat:
-            self._safely(lambda chats: chats.show(self.chat, turn))
-        self.head = turn
+            self.head = self._safely(show)
+            self._close()
 
     def _asked(self, question: str) -> int | None:
         def save(chats: ChatStore) -> int:
             if not self.chat:
-                self.chat = chats.create(title_of(question), self._model, self._settings)
-            return chats.add(self.chat, "user", question, self.head)
+                self.chat = chats.create(title_of(question), self.model, self._settings)
+            again = chats.child(self.chat, self.head, question)  # another answer to the same question
+            return again if again is not None else chats.add(self.chat, "user", question, self.head)
 
         return self._safely(save)
 
     def _begin(self, asked: int | None) -> int | None:
         if asked is None:
             return None
-        return self._safely(lambda chats: chats.add(self.chat, "assistant", "", asked, self._model, complete=False))
+        return self._safely(lambda chats: chats.add(self.chat, "assistant", "", asked, self.model, complete=False))
 
     def _append(self, turn: int | None, held: list[str]) -> bool:
         """Save the pieces held; returns whether there were any."""
@@ -205,6 +208,12 @@ class Recorder:
         except PhituiError as error:
             self.trouble = f"this conversation is not saved: {error.message}"
             return None
+
+    def _close(self) -> None:
+        """Every answer may come in a thread of its own, and SQLite wants a connection each."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
 
 def messages_of(turns: list[Turn]) -> list[Message]:

@@ -202,6 +202,16 @@ class ChatStore:
             at = turns[at].parent
         return found[::-1]
 
+    def child(self, chat: str, parent: int | None, question: str) -> int | None:
+        """The turn after `parent` that asks exactly this, if there is one."""
+        with self._refusing():
+            row = self._database.execute(
+                "SELECT id FROM turns WHERE chat = ? AND parent IS ? AND role = 'user' AND content = ?"
+                " ORDER BY id DESC",
+                (chat, parent, question),
+            ).fetchone()
+        return None if row is None else int(row[0])
+
     def turns(self, chat: str) -> list[Turn]:
         """All turns of all branches, the oldest first."""
         with self._refusing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from textual.message import Message as Posted
@@ -17,7 +17,8 @@ from phitui.tui.text import harmless
 
 if TYPE_CHECKING:
     from phitui.actions.chat import Chat
-    from phitui.domain.chat import Message
+    from phitui.actions.history import Recorder
+    from phitui.domain.chat import Chunk, Message
     from phitui.tui.door import Door
 
 PACE = 0.12
@@ -37,6 +38,9 @@ class Conversation:
         self._post = post
         self._chat: Chat | None = None
         self._opened: tuple[str, tuple[tuple[str, Any], ...]] | None = None
+        self._recorder: Recorder | None = None
+        self._saved = ""
+        self._before: list[Message] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self.turn = 0
@@ -49,14 +53,29 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        return list(self._chat.messages) if self._chat is not None else []
+        return list(self._chat.messages if self._chat is not None else self._before)
 
-    def send(self, model: str, text: str, settings: Settings, *, restart: bool = False) -> int:
-        """Ask; loads the model first if needed. Returns the number of the turn, which its messages carry."""
+    @property
+    def saved(self) -> str:
+        """The id under which this conversation is saved; "" before the first question."""
+        return self._recorder.chat if self._recorder is not None else self._saved
+
+    @property
+    def trouble(self) -> str:
+        """Why this conversation is not saved; "" if it is."""
+        return self._recorder.trouble if self._recorder is not None else ""
+
+    def send(
+        self, model: str, text: str, settings: Settings, *, restart: bool = False, instead: int | None = None
+    ) -> int:
+        """Ask; loads the model first if needed. Returns the number of the turn, which its messages carry.
+
+        `instead`: in place of the question of that number and all that followed it.
+        """
         self.turn += 1
         self.busy = True
         self._cancelled.clear()
-        arguments = (self.turn, model, text, dict(settings), restart)
+        arguments = (self.turn, model, text, dict(settings), restart, instead)
         threading.Thread(target=self._run, args=arguments, name="chat", daemon=True).start()
         return self.turn
 
@@ -67,24 +86,35 @@ class Conversation:
             self._chat.stop()
 
     def reset(self) -> None:
-        """Forget what was said; the model stays loaded."""
+        """Begin another conversation; the model stays loaded, and what was said stays saved."""
+        self.resume("", [])
+
+    def resume(self, saved: str, messages: Sequence[Message]) -> None:
+        """Go on with a saved conversation, with whatever model is in hand."""
+        self._saved, self._recorder, self._before = saved, None, list(messages)
         if self._chat is not None:
             self._chat.reset()
+            self._chat.messages += messages
 
     def close(self) -> None:
         """Unload the model."""
         self._cancelled.set()
+        self._before = self.messages
         chat, self._chat = self._chat, None
         if chat is not None:
             chat.close()
 
     # in the thread ---------------------------------------------------------------------------------------------------
-    def _run(self, turn: int, model: str, text: str, settings: dict[str, Any], restart: bool) -> None:
+    def _run(
+        self, turn: int, model: str, text: str, settings: dict[str, Any], restart: bool, instead: int | None
+    ) -> None:
         with self._lock:
             try:
+                if instead is not None:
+                    self._rewind(instead)
                 chat = self._ready(turn, model, settings, restart)
                 self._post(Loading(turn, None))
-                stats = self._stream(turn, chat, text)
+                stats = self._stream(turn, self._recording(model).record(text, chat.ask(text)))
                 last: Posted = AnswerDone(turn, stats)
             except Cancelled:
                 last = AnswerDone(turn, None)
@@ -94,6 +124,16 @@ class Conversation:
                 last = AnswerFailed(turn, unexpected(error, self._door.context.paths.state))
             self.busy = False
         self._post(last)
+
+    def _rewind(self, question: int) -> None:
+        """Go back to before the question of that number (from 0). What followed stays saved as another branch."""
+        if self._chat is not None:
+            self._chat.rewind(question)
+        else:
+            asked = [place for place, message in enumerate(self._before) if message.role == "user"]
+            del self._before[asked[question] :]
+        if self.saved:
+            self._recording(self.loaded).rewind(question)
 
     def _ready(self, turn: int, model: str, settings: dict[str, Any], restart: bool) -> Chat:
         wanted = (model, tuple(sorted(settings.items())))
@@ -107,22 +147,27 @@ class Conversation:
             if restart or not self._chat.alive:
                 self._chat.restart(progress)
             return self._chat
-        before = self.messages
         self.close()
         self._cancelled.clear()
         self._chat = self._door.open_chat(model, settings, progress)
         self._opened = wanted
-        if before:
-            self._chat.messages[:] = before
+        if self._before:
+            self._chat.messages[:] = self._before
         return self._chat
 
-    def _stream(self, turn: int, chat: Chat, text: str) -> ChatStats | None:
+    def _recording(self, model: str) -> Recorder:
+        """The recorder of this conversation; a new one where another model goes on with it."""
+        if self._recorder is None or self._recorder.model != model:
+            self._recorder = self._door.recorder(model, {}, self.saved)
+        return self._recorder
+
+    def _stream(self, turn: int, answer: Iterator[Chunk]) -> ChatStats | None:
         """Post the answer in pieces of PACE seconds; returns its figures."""
         pieces: list[str] = []
         painted = 0.0
         stats: ChatStats | None = None
         try:
-            for chunk in chat.ask(text):
+            for chunk in answer:
                 if isinstance(chunk, TextChunk):
                     pieces.append(chunk.text)
                 else:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from phitui.actions.chat import Chat
     from phitui.actions.context import Context
+    from phitui.actions.history import Recorder
     from phitui.domain.bundle import Bundle
     from phitui.domain.hardware import Device
     from phitui.domain.model import Artifact, KnownModel, ModelFacts
     from phitui.domain.offload import OffloadPlan
+    from phitui.store.chats import SavedChat, Turn
 
 
 class Door:
@@ -81,6 +83,37 @@ class Door:
         from phitui.actions import chat
 
         return chat.open_chat(self.context, chat.ChatRequest(model, **settings), progress)
+
+    def recorder(self, model: str, settings: Mapping[str, Any], chat: str) -> Recorder:
+        """Saves a conversation while it streams; `chat` is the saved one that goes on, or ""."""
+        from phitui.actions import history
+
+        return history.Recorder(self.context, model, settings, chat)
+
+    def saved_chats(self, search: str) -> Sequence[SavedChat]:
+        from phitui.actions import history
+
+        return history.list_chats(self.context, search)
+
+    def saved_chat(self, chat: str) -> tuple[SavedChat, Sequence[Turn]]:
+        from phitui.actions import history
+
+        return history.get_chat(self.context, chat)
+
+    def rename_chat(self, chat: str, title: str) -> SavedChat:
+        from phitui.actions import history
+
+        return history.rename_chat(self.context, chat, title)
+
+    def delete_chat(self, chat: str) -> SavedChat:
+        from phitui.actions import history
+
+        return history.delete_chat(self.context, chat)
+
+    def export_chat(self, chat: str, out: Path, *, overwrite: bool = False) -> Path:
+        from phitui.actions import history
+
+        return history.export_chat(self.context, chat, out, overwrite=overwrite)
 
     def exports_dir(self) -> Path:
         """Where exports land by default."""

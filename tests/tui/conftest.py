@@ -150,6 +150,9 @@ class StubChat:
     def stop(self) -> None:
         self.stopped = True
 
+    def rewind(self, question: int) -> None:
+        del self.messages[2 * question :]
+
     def reset(self) -> None:
         self.messages.clear()
 

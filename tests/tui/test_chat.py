@@ -210,3 +210,106 @@ async def test_an_answer_stopped_while_it_thinks_shows_the_thought(held: Any, do
         await data.wait(pilot, lambda: "thinking …" in data.shown(held) and "word3" in data.shown(held))
         await pilot.press("escape")
         await data.wait(pilot, lambda: "thought for" in data.shown(held))
+
+
+async def said(pilot: Any, door: Any, data: Any, *questions: str) -> None:
+    """Ask these, one after the other."""
+    for question in questions:
+        before = len(door.chat.asked)
+        await ask(pilot, question)
+        await data.wait(pilot, lambda before=before: len(door.chat.asked) > before and not pilot.app.screen.talk.busy)
+        await pilot.pause()
+
+
+def kept(door: Any) -> list[list[str]]:
+    """The texts of all saved conversations, the last used first."""
+    return [[turn.content for turn in door.saved_chat(chat.id)[1]] for chat in door.saved_chats("")]
+
+
+async def test_a_conversation_is_saved_found_and_continued(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["Paris"])
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await said(pilot, door, data, "capital", "again")
+        assert kept(door) == [["capital", "Paris", "again", "Paris"]]
+        await pilot.press("ctrl+n")
+        await data.wait(pilot, lambda: not held.screen.query(Question))
+        await said(pilot, door, data, "other")
+        assert kept(door) == [["other", "Paris"], ["capital", "Paris", "again", "Paris"]]
+        await pilot.press("ctrl+o")
+        await data.wait(pilot, lambda: "saved conversations" in data.shown(held) and "capital" in data.shown(held))
+        await pilot.press(*"again")
+        await data.wait(pilot, lambda: "other" not in data.shown(held))
+        await pilot.press("enter")
+        await data.wait(pilot, lambda: len(held.screen.query(Question)) == 2)
+        assert [message.content for message in door.chat.messages] == ["capital", "Paris", "again", "Paris"]
+        await said(pilot, door, data, "more")
+        assert kept(door)[0] == ["capital", "Paris", "again", "Paris", "more", "Paris"]
+
+
+async def test_an_earlier_question_is_edited_and_the_old_branch_stays(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["x"])
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await said(pilot, door, data, "one", "two", "three")
+        await pilot.press("ctrl+e", "ctrl+e")
+        await data.wait(pilot, lambda: "question 2 again" in data.shown(held))
+        await said(pilot, door, data, "!")
+        assert door.chat.asked[-1] == "two!"
+        assert [question.text for question in held.screen.query(Question)] == ["one", "two!"]
+        assert kept(door) == [["one", "x", "two!", "x"]]
+        assert door.saved_chats("")[0].turns == 8
+        await pilot.press("ctrl+e", "escape")
+        await data.wait(pilot, lambda: "again: enter" not in data.shown(held))
+        assert held.screen.query_one("Composer").text == ""
+
+
+async def test_another_answer_to_the_same_question(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["first try"])
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await said(pilot, door, data, "one")
+        door.chat.script = ["second try"]
+        await pilot.press("ctrl+r")
+        await data.wait(pilot, lambda: "second try" in data.shown(held) and not held.screen.talk.busy)
+        assert "first try" not in data.shown(held)
+        assert kept(door) == [["one", "second try"]] and door.saved_chats("first")[0].turns == 3
+
+
+async def test_a_question_without_an_answer_is_not_counted(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat([data.engine_error()])
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await said(pilot, door, data, "lost")
+        door.chat.script = ["x"]
+        await pilot.press("i")
+        await said(pilot, door, data, "one", "two")
+        await pilot.press("ctrl+e", "ctrl+e")
+        await said(pilot, door, data, "!")
+        assert door.chat.asked[-1] == "one!"
+        assert kept(door)[0] == ["one!", "x"]
+
+
+async def test_saved_conversations_are_renamed_exported_and_deleted(
+    held: Any, door: Any, data: Any, tmp_path: Any
+) -> None:
+    async with held.run_test(size=(80, 24)) as pilot:
+        await chatting(pilot, data)
+        await said(pilot, door, data, "one")
+        await pilot.press("ctrl+o")
+        await data.wait(pilot, lambda: "last used" in data.shown(held))
+        await pilot.press("ctrl+r")
+        await data.wait(pilot, lambda: "new title" in data.shown(held))
+        await pilot.press("end", *"2x", "enter")
+        await data.wait(pilot, lambda: door.saved_chats("")[0].title == "one2x")
+        await pilot.press("ctrl+x")
+        await data.wait(pilot, lambda: "Write it to" in data.shown(held))
+        held.screen.query_one("Input").value = str(tmp_path / "talk.md")
+        await pilot.press("enter")
+        await data.wait(pilot, (tmp_path / "talk.md").exists)
+        assert "## You\n\none" in (tmp_path / "talk.md").read_text()
+        await data.wait(pilot, lambda: held.screen.id is None and "saved conversations" in data.shown(held))
+        await pilot.press("ctrl+d")
+        await data.wait(pilot, lambda: "gone for good" in data.shown(held))
+        await pilot.press("enter")
+        await data.wait(pilot, lambda: not door.saved_chats(""))

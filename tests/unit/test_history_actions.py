@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,8 @@ def said(context: Context, chat: str) -> list[tuple[str, str, bool]]:
 
 
 @pytest.fixture
-def recorder(context: Context) -> Iterator[history.Recorder]:
-    made = history.Recorder(context, "/models/phi.gguf", {"system": "be short"})
-    yield made
-    made.close()
+def recorder(context: Context) -> history.Recorder:
+    return history.Recorder(context, "/models/phi.gguf", {"system": "be short"})
 
 
 def test_a_conversation_is_saved_and_goes_on_later(context: Context, recorder: history.Recorder) -> None:
@@ -84,11 +83,31 @@ def test_a_question_without_an_answer_is_taken_back(context: Context, recorder: 
 def test_another_answer_becomes_a_branch(context: Context, recorder: history.Recorder) -> None:
     list(recorder.record("one", answer("1", end=stats())))
     list(recorder.record("two", answer("2", end=stats())))
-    turns = history.get_chat(context, recorder.chat)[1]
-    recorder.back(turns[1].id)
+    recorder.rewind(1)
     list(recorder.record("zwei", answer("II", end=stats())))
     assert [content for _, content, _ in said(context, recorder.chat)] == ["one", "1", "zwei", "II"]
     assert history.list_chats(context)[0].turns == 6
+
+
+def test_the_same_question_again_is_one_turn_with_two_answers(context: Context, recorder: history.Recorder) -> None:
+    list(recorder.record("one", answer("1", end=stats())))
+    recorder.rewind(0)
+    list(recorder.record("one", answer("eins", end=stats())))
+    assert [content for _, content, _ in said(context, recorder.chat)] == ["one", "eins"]
+    assert history.list_chats(context)[0].turns == 3
+    recorder.rewind(0)
+    with pytest.raises(EngineError):
+        list(recorder.record("one", answer(end=EngineError("it died at once"))))
+    assert history.list_chats(context)[0].turns == 3
+
+
+def test_answers_of_several_threads(context: Context, recorder: history.Recorder) -> None:
+    for number in range(3):
+        worker = threading.Thread(target=lambda n=number: list(recorder.record(f"q{n}", answer(f"a{n}", end=stats()))))
+        worker.start()
+        worker.join()
+    assert recorder.trouble == ""
+    assert [content for _, content, _ in said(context, recorder.chat)] == ["q0", "a0", "q1", "a1", "q2", "a2"]
 
 
 def test_a_store_that_fails_never_stops_a_conversation(context: Context, recorder: history.Recorder) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.binding import Binding
@@ -12,8 +12,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from phitui.domain.chat import ChatStats
-from phitui.domain.thinking import Piece, Thinking
+from phitui.domain.chat import ChatStats, Message
 from phitui.errors import EngineError, PhituiError
 from phitui.tui import format as show
 from phitui.tui.conversation import Conversation
@@ -21,7 +20,11 @@ from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
 from phitui.tui.place import Place
 from phitui.tui.text import lines, styled
 from phitui.tui.widgets.composer import Composer
-from phitui.tui.widgets.transcript import Answer, Note, Question, Thought, Transcript
+from phitui.tui.widgets.exchange import Exchange
+from phitui.tui.widgets.transcript import Note, Thought, Transcript
+
+if TYPE_CHECKING:
+    from phitui.store.chats import SavedChat, Turn
 
 LOG_LINES = 6
 """Lines of the engine's log that are shown when it died."""
@@ -34,7 +37,9 @@ class Chat(Place):
         "Talk to the model in hand. It is loaded with the first message, in a process of its own: if it dies, the "
         "conversation stays and r starts it again.\n"
         "Enter sends, ctrl+j starts a new line, Escape stops the answer; a second Escape leaves the message line, and "
-        "the keys 1-7 work again."
+        "the keys 1-7 work again.\n"
+        "Every conversation is saved while it streams: ctrl+o finds it again. ctrl+e takes the last question back into "
+        "the line (again: the one before), ctrl+r asks it once more; what was said stays as another branch."
     )
     AUTO_FOCUS = "Composer"
     BINDINGS: ClassVar = [
@@ -43,20 +48,21 @@ class Chat(Place):
         Binding("i,enter", "write", "write", key_display="enter"),
         Binding("r", "restart", "restart engine"),
         Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
+        Binding("ctrl+o", "history", "history", key_display="^o", priority=True),
+        Binding("ctrl+r", "again", "another answer", key_display="^r", priority=True, show=False),
+        Binding("ctrl+e", "edit", "edit a question", key_display="^e", priority=True, show=False),
         Binding("Y", "copy_answer", "copy answer"),
         Binding("ctrl+t", "thoughts", "thoughts", key_display="^t", priority=True),
     ]
 
     def __init__(self) -> None:
         super().__init__()
-        self._question = ""
-        self._answer: Answer | None = None
-        self._thought: Thought | None = None
-        self._parts = Thinking()
-        self._text = ""
+        self._exchange: Exchange | None = None
+        self._editing: int | None = None
         self._failed: PhituiError | None = None
         self._stats: ChatStats | None = None
         self._loading: float | None = None
+        self._warned = False
 
     def body(self) -> Iterator[Widget]:
         with Transcript(id="said"):
@@ -104,22 +110,25 @@ class Chat(Place):
             self.app.notify("one answer at a time: Escape stops this one", timeout=3)
             return
         self.query_one(Composer).clear()
-        await self._ask(event.text)
+        await self._ask(event.text, instead=self._editing)
 
-    async def _ask(self, text: str, *, restart: bool = False) -> None:
+    async def _ask(self, text: str, *, restart: bool = False, instead: int | None = None) -> None:
+        """Send a question; `instead`: in place of that one (from 0) and all that followed it."""
         hand = self.app.hand
         if hand is None:
             return
+        self._editing = None
         said = self.query_one(Transcript)
-        said.following = True
-        self._question, self._text, self._failed, self._stats, self._loading = text, "", None, None, None
+        if instead is not None:
+            await said.forget_from(instead)
+        if restart and self._exchange is not None:
+            await self._exchange.remove_answer()
+        self._failed = self._stats = self._loading = None
         await self.query("Note.-error").remove()
         self.query_one("#intro").display = False
-        self._answer, self._thought, self._parts = Answer(), None, Thinking()
-        turns: list[Widget] = [self._answer] if restart else [Question(text), self._answer]
-        await said.mount_all(turns, before=".room")
-        self.talk.send(hand.path, text, self.app.settings, restart=restart)
-        self.call_after_refresh(said.reveal, self._answer)
+        self._exchange = Exchange(said, text)
+        await self._exchange.show(asked=restart)
+        self.talk.send(hand.path, text, self.app.settings, restart=restart, instead=instead)
         self._show_state()
         self.refresh_bindings()
 
@@ -129,41 +138,27 @@ class Chat(Place):
             self._show_state()
 
     async def on_answer_text(self, message: AnswerText) -> None:
-        if message.turn != self.talk.turn or self._answer is None:
+        exchange = self._exchange
+        if message.turn != self.talk.turn or exchange is None:
             return
-        before = self._loading is not None, self._parts.thinking, bool(self._text)
+        before = self._loading is not None, exchange.thinking, exchange.began
         self._loading = None
-        await self._add(self._parts.feed(message.text))
-        if before != (False, self._parts.thinking, bool(self._text)):
+        await exchange.add(message.text)
+        if before != (False, exchange.thinking, exchange.began):
             self._show_state()
-
-    async def _add(self, pieces: list[Piece]) -> None:
-        """Show more of the answer and of the thought before it."""
-        if self._answer is None:
-            return
-        said = self.query_one(Transcript)
-        for piece in pieces:
-            if piece.kind == "answer":
-                self._text += piece.text
-                await self._answer.append(piece.text)
-                continue
-            if self._thought is None:
-                self._thought = Thought()
-                await said.mount(self._thought, before=self._answer)
-                self.refresh_bindings()
-            self._thought.append(piece.text)
-        if self._thought is not None and not self._parts.thinking:
-            self._thought.finish()
-        if pieces:
-            self.call_after_refresh(said.reveal, self._answer)
+            self.refresh_bindings()
 
     async def on_answer_done(self, message: AnswerDone) -> None:
         if message.turn != self.talk.turn:
             return
         self._stats, self._loading = message.stats, None
-        await self._end()
-        if message.stats is None and not self._text and self._thought is None:
+        if self._exchange is not None:
+            await self._exchange.end(complete=message.stats is not None and message.stats.finish_reason != "cancelled")
+        if message.stats is None and not self._exchange_began:
             await self._note("stopped before the answer began")
+        if self.talk.trouble and not self._warned:
+            self._warned = True
+            self.app.notify(self.talk.trouble, severity="warning", timeout=10, markup=False)
         self._show_state()
         self.refresh_bindings()
 
@@ -171,17 +166,16 @@ class Chat(Place):
         if message.turn != self.talk.turn:
             return
         self._failed, self._loading = message.error, None
-        await self._end()
+        if self._exchange is not None:
+            await self._exchange.end(complete=False)
         await self._note(_explained(message.error), error=True)
         self.query_one(Transcript).focus()
         self._show_state()
         self.refresh_bindings()
 
-    async def _end(self) -> None:
-        """Nothing more comes of this answer."""
-        await self._add(self._parts.end())
-        if self._thought is not None:
-            self._thought.finish()
+    @property
+    def _exchange_began(self) -> bool:
+        return self._exchange is not None and self._exchange.began
 
     async def _note(self, content: Content | str, *, error: bool = False) -> None:
         note = Note(content, markup=False, classes="-error" if error else "")
@@ -195,14 +189,18 @@ class Chat(Place):
         self.query_one("#state", Static).update(self._state())
 
     def _state(self) -> Content:
+        if self._editing is not None:
+            return styled(f"question {self._editing + 1} again: enter sends it", "$accent") + styled(
+                " · esc leaves it as it was", "$muted"
+            )
         if self._failed is not None:
             return styled("the engine stopped", "$error") + styled(" · r restart", "$muted")
         if self.talk.busy:
             if self._loading is not None:
                 return styled(f"loading the model … {100 * self._loading:.0f} %", "$accent")
-            if self._parts.thinking:
+            if self._exchange is not None and self._exchange.thinking:
                 return styled("thinking …", "$accent") + styled(" esc stops", "$muted")
-            if not self._text:
+            if not self._exchange_began:
                 return styled("reading …", "$accent")
             return styled("answering …", "$accent") + styled(" esc stops", "$muted")
         if self._stats is None:
@@ -228,17 +226,19 @@ class Chat(Place):
         self.talk.stop()
 
     def action_leave(self) -> None:
+        if self._editing is not None:
+            self._editing = None
+            self.query_one(Composer).clear()
+            self._show_state()
+            return
         self.query_one(Transcript).focus()
 
     def action_write(self) -> None:
         self.query_one(Composer).focus()
 
     async def action_restart(self) -> None:
-        if self._failed is not None and not self.talk.busy:
-            for part in (self._thought, self._answer):
-                if part is not None:
-                    await part.remove()
-            await self._ask(self._question, restart=True)
+        if self._failed is not None and not self.talk.busy and self._exchange is not None:
+            await self._ask(self._exchange.question, restart=True)
 
     async def action_new(self) -> None:
         """Forget this conversation and begin another one."""
@@ -246,10 +246,60 @@ class Chat(Place):
             self.app.notify("Escape stops the answer first", timeout=3)
             return
         self.talk.reset()
-        await self.query("Question, Thought, Answer, Note").remove()
-        self._stats = self._failed = None
-        self.query_one("#intro").display = True
+        await self._clear()
         self._hand_changed()
+
+    async def _clear(self) -> None:
+        """Take the conversation off the screen."""
+        await self.query_one(Transcript).forget_from(0)
+        self._exchange = self._stats = self._failed = self._editing = None
+        self.query_one("#intro").display = True
+
+    def action_edit(self) -> None:
+        """Take the last question back into the line; again: the one before it."""
+        questions = self.query_one(Transcript).questions
+        last = len(questions) if self._editing is None else self._editing
+        if last == 0 or self.talk.busy:
+            self.app.notify("Escape stops the answer first" if self.talk.busy else "no earlier question", timeout=3)
+            return
+        self._editing = last - 1
+        composer = self.query_one(Composer)
+        composer.load_text(questions[self._editing].text)
+        composer.move_cursor(composer.document.end)
+        composer.focus()
+        questions[self._editing].scroll_visible()
+        self._show_state()
+
+    async def action_again(self) -> None:
+        """Ask the last question once more; the answer before stays as another branch."""
+        questions = self.query_one(Transcript).questions
+        if questions and not self.talk.busy:
+            await self._ask(questions[-1].text, instead=len(questions) - 1)
+
+    def action_history(self) -> None:
+        """Find a saved conversation and go on with it."""
+        if self.talk.busy:
+            self.app.notify("Escape stops the answer first", timeout=3)
+            return
+        from phitui.tui.widgets.history import History
+
+        def read(found: tuple[SavedChat, Sequence[Turn]]) -> None:
+            self.call_later(self._resume, *found)
+
+        def chosen(chat: str | None) -> None:
+            if chat:
+                self.act(lambda: self.app.door.saved_chat(chat), read, group="history")
+
+        self.app.push_screen(History(self), chosen)
+
+    async def _resume(self, chat: SavedChat, turns: Sequence[Turn]) -> None:
+        """Show a saved conversation; the next question goes on with it."""
+        self.talk.resume(chat.id, [Message(turn.role, turn.content) for turn in turns])
+        await self._clear()
+        await self.query_one(Transcript).show_saved(turns)
+        self.query_one("#intro").display = not turns
+        self._show_state()
+        self.refresh_bindings()
 
     def action_thoughts(self) -> None:
         """Unfold or fold the newest thought."""
@@ -259,8 +309,9 @@ class Chat(Place):
             self.call_after_refresh(found[-1].scroll_visible)
 
     def action_copy_answer(self) -> None:
-        if self._text:
-            self.app.copy(self._text, "answer")
+        answer = self.query_one(Transcript).last_answer
+        if answer:
+            self.app.copy(answer, "answer")
 
     def command_line(self) -> str:
         hand = self.app.hand
@@ -271,7 +322,8 @@ class Chat(Place):
         for name, flag in flags.items():
             if self.app.settings.get(name) is not None:
                 parts += [flag, str(self.app.settings[name])]
-        return shlex.join(parts + (["-p", self._question] if self._question else []))
+        question = self._exchange.question if self._exchange is not None else ""
+        return shlex.join(parts + (["-p", question] if question else []))
 
 
 def _explained(error: PhituiError) -> Content:

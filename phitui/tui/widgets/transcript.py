@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from markdown_it import MarkdownIt
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
+from textual.widget import Widget
 from textual.widgets import Markdown, Static
 
+from phitui.domain.thinking import split
 from phitui.tui.format import duration
 from phitui.tui.text import harmless, lines, one_line, styled
+
+if TYPE_CHECKING:
+    from phitui.store.chats import Turn
 
 
 @lru_cache(maxsize=1)
@@ -49,9 +55,9 @@ class Thought(Static, can_focus=True):
     Thought:focus { border-left: outer $accent; }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, text: str = "") -> None:
         super().__init__(markup=False)
-        self._text = ""
+        self._text = text
         self._began = time.monotonic()
         self._seconds: float | None = None
         self.unfolded = False
@@ -62,10 +68,10 @@ class Thought(Static, can_focus=True):
         self._text += text
         self._paint()
 
-    def finish(self) -> None:
-        """The thought is over."""
+    def finish(self, seconds: float | None = None) -> None:
+        """The thought is over; 0 seconds where nobody knows how long it took."""
         if self._seconds is None:
-            self._seconds = time.monotonic() - self._began
+            self._seconds = time.monotonic() - self._began if seconds is None else seconds
             self._paint()
 
     def action_fold(self) -> None:
@@ -79,7 +85,8 @@ class Thought(Static, can_focus=True):
     def _paint(self) -> None:
         going = self._seconds is None
         took = duration(time.monotonic() - self._began if self._seconds is None else self._seconds)
-        head = f"{'▾' if self.unfolded else '▸'} {'thinking …' if going else 'thought for'} {took}"
+        said = f"thinking … {took}" if going else f"thought for {took}" if self._seconds else "thought"
+        head = f"{'▾' if self.unfolded else '▸'} {said}"
         if self.unfolded:
             self.update(lines([styled(head), "", self._text.rstrip()]))
             return
@@ -95,8 +102,10 @@ class Question(Static):
     Question { height: auto; margin: 1 0; padding: 0 1; border-left: outer $accent; background: $surface; }
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, answered: bool = False) -> None:
         super().__init__(Content(harmless(text)), markup=False)
+        self.text = text
+        self.answered = answered
 
 
 class Note(Static):
@@ -106,6 +115,17 @@ class Note(Static):
     Note { height: auto; margin: 1 0; padding: 0 1; color: $muted; border-left: outer $border; }
     Note.-error { border-left: outer $error; background: $surface; color: $foreground; }
     """
+
+
+def answered(text: str, complete: bool) -> list[Widget]:
+    """The widgets of a saved answer."""
+    thought, answer = split(text)
+    before: list[Widget] = []
+    if thought:
+        folded = Thought(thought)
+        folded.finish(0.0)
+        before = [folded]
+    return [*before, Answer(answer), *([] if complete else [Note("stopped here", markup=False)])]
 
 
 class Transcript(VerticalScroll, can_focus=True):
@@ -121,6 +141,33 @@ class Transcript(VerticalScroll, can_focus=True):
     """
 
     following = True
+
+    @property
+    def questions(self) -> list[Question]:
+        """The questions of the conversation, in order: those that got an answer."""
+        return [question for question in self.query(Question) if question.answered]
+
+    @property
+    def last_answer(self) -> str:
+        """The newest answer, without what the model thought before it."""
+        answers = list(self.query(Answer))
+        return answers[-1].source.strip("\n") if answers else ""
+
+    async def forget_from(self, question: int) -> None:
+        """Take the turns from that question on (from 0) off the screen."""
+        turns = [turn for turn in self.children if isinstance(turn, (Question, Thought, Answer, Note))]
+        for turn in turns[turns.index(self.questions[question]) if question else 0 :]:
+            await turn.remove()
+
+    async def show_saved(self, turns: Sequence[Turn]) -> None:
+        """Show a saved conversation, its end in sight."""
+        widgets: list[Widget] = []
+        for turn in turns:
+            asked = turn.role == "user"
+            widgets += [Question(turn.content, answered=True)] if asked else answered(turn.content, turn.complete)
+        await self.mount_all(widgets, before=".room")
+        self.following = True
+        self.call_after_refresh(self.scroll_end, animate=False)
 
     def reveal(self, turn: Static | Markdown) -> None:
         """Scroll so that the end of a turn can be seen."""
