@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from phitui.actions.context import Context
 from phitui.actions.evaluate import store_file
 from phitui.domain import options
+from phitui.domain.choice import with_error
 from phitui.domain.offers import JobContext
 from phitui.domain.tensors import FilePlan, TensorSource, TensorType
 from phitui.errors import PhituiError
@@ -41,14 +41,16 @@ class Yardstick:
 class Figure:
     """What was measured of one scheme of a source: `quality` and `speed` may come from two evaluations.
 
-    `comparable`: taken by the yardstick that counts for this source. `is_reference`: this scheme is what the others
-    are compared with, so its divergence is 0 by definition.
+    `comparable`: taken by the yardstick that counts for this source. `wanted`: of a file made with the importance
+    matrix that was asked for, or without one if none was. `is_reference`: this scheme is what the others are compared
+    with, so its divergence is 0 by definition.
     """
 
     built: Built | None
     quality: Measured | None
     speed: Measured | None
     comparable: bool = True
+    wanted: bool = True
     is_reference: bool = False
 
     @property
@@ -101,8 +103,7 @@ class Known:
     def __init__(
         self, pairs: Iterable[tuple[Built, Measured]] = (), references: Iterable[str] = (), identity: str = ""
     ) -> None:
-        self.identity = identity
-        self.references = frozenset(references)
+        self.identity, self.references = identity, frozenset(references)
         self._pairs = list(pairs)
         self.yardstick = self._best()
 
@@ -127,10 +128,6 @@ class Known:
 
         return max(schemes, key=rank, default=None)
 
-    def use(self, yardstick: Yardstick) -> None:
-        """Let that yardstick count, whatever else was measured."""
-        self.yardstick = yardstick
-
     def figure(self, plan: FilePlan, key: tuple[str, str]) -> Figure | None:
         """The figure of a planned file. `key` is its `build_key`; without an imatrix, one that was made with any serves
         where there is none without."""
@@ -144,8 +141,16 @@ class Known:
         judged = [pair for pair in pairs if "kld_mean" in pair[1].values or "perplexity" in pair[1].values]
         same = [pair for pair in judged if self.yardstick_of(pair[1]) == self.yardstick]
         for built, measured in same or judged:
-            return Figure(built, measured, speed, comparable=bool(same))
-        return Figure(pairs[0][0], None, speed) if speed else None
+            return Figure(built, measured, speed, comparable=bool(same), wanted=bool(exact))
+        return Figure(pairs[0][0], None, speed, wanted=bool(exact)) if speed else None
+
+    def answer(self, scheme: str, key: tuple[str, str], asked: str) -> Measured | None:
+        """What came of the same question before, asked about that scheme's file against the source; the newest."""
+        for built, measured in self._pairs:
+            same = (built.scheme, built.options, built.imatrix) == (scheme, *key)
+            if asked and same and measured.asked == asked and self.yardstick_of(measured).reference == SOURCE:
+                return measured
+        return None
 
 
 def known(ctx: Context, source: TensorSource) -> Known:
@@ -166,6 +171,15 @@ def known(ctx: Context, source: TensorSource) -> Known:
             return Known(store.of_source(identity), references, identity)
     except (PhituiError, OSError, ValueError):
         return Known()
+
+
+def lossless_file(ctx: Context, measured: Known) -> Path | None:
+    """A lossless GGUF of that source that phitui made and that is still there."""
+    try:
+        with MeasureStore(store_file(ctx)) as store:
+            return next((path for mark in sorted(measured.references) if (path := store.path_of(mark))), None)
+    except PhituiError:
+        return None
 
 
 def remember_build(
@@ -200,6 +214,7 @@ def build_key(declared: type, values: Mapping[str, Any]) -> tuple[str, str]:
         if spec.kind is Path and not spec.repeatable and spec.name in plain:
             with Path(plain[spec.name]).expanduser().open("rb") as file:
                 plain[spec.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            plain.pop(f"{spec.name}_name", None)  # how the file calls it decides nothing but that
     matrix = str(plain.pop("imatrix", ""))
     return json.dumps(plain, sort_keys=True), matrix
 
@@ -215,14 +230,6 @@ def is_lossless(plan: FilePlan) -> bool:
 def types_of(plan: FilePlan) -> str:
     """A digest of the types of all tensors."""
     return hashlib.sha256(repr([(tensor.name, int(tensor.type)) for tensor in plan.tensors]).encode()).hexdigest()[:16]
-
-
-def with_error(value: float, error: float) -> str:
-    """A value rounded to what its error leaves of it: 0.041 ±0.002."""
-    if not error > 0 or not math.isfinite(error):
-        return f"{value:.3g}"
-    places = min(8, max(0, -math.floor(math.log10(error))))
-    return f"{value:.{places}f} ±{error:.{places}f}"
 
 
 def ago(moment: float, now: float | None = None) -> str:
