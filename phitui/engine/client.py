@@ -38,6 +38,8 @@ class EngineProcess:
         self.model = model
         self.settings = settings
         self.log: Path | None = None
+        self.lost: tuple[workers.Worker, ...] = ()
+        """The RPC workers that did not answer any more when the child had died."""
         self._logs = logs
         self._info: SessionInfo | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -81,6 +83,7 @@ class EngineProcess:
                 message = self._next() or {}
                 if message.get("event") == "ready":
                     self._info = protocol.info_of(message)
+                    self.lost = ()
                     workers.hold(self.settings.rpc)
                     return self._info
                 if message.get("event") == "error":
@@ -249,11 +252,8 @@ class EngineProcess:
         except queue.Empty:
             if self._stop_deadline is not None and time.monotonic() > self._stop_deadline:
                 _kill(process)
-                raise EngineError(
-                    f"the engine did not stop within {STOP_PATIENCE:.0f} s and was ended",
-                    "restart it to go on; the messages so far are kept",
-                    self.log_tail(),
-                ) from None
+                what = f"the engine did not stop within {STOP_PATIENCE:.0f} s and was ended"
+                raise self._ended(what, "restart it to go on; the messages so far are kept") from None
             return None
         if message is None:
             if self._closed:
@@ -276,7 +276,15 @@ class EngineProcess:
             _kill(process)
             return EngineError("the engine closed its connection and was ended", "restart it to go on", self.log_tail())
         reason, hint = death(code)
-        return EngineError(f"the engine died: {reason}", hint, self.log_tail())
+        return self._ended(f"the engine died: {reason}", hint)
+
+    def _ended(self, what: str, hint: str) -> EngineError:
+        """The error for a child that is gone. Workers that do not answer any more are named: they took it with them."""
+        self.lost = tuple(lost := workers.blame(self.settings.rpc))
+        if lost:
+            who, hint = workers.accusation(lost)
+            what = f"{who}. So {what}"
+        return EngineError(what, hint, self.log_tail())
 
 
 def _pump(process: subprocess.Popen[bytes], inbox: queue.SimpleQueue[dict[str, Any] | None]) -> None:

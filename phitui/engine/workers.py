@@ -24,6 +24,8 @@ from phitui.errors import Unavailable, UsageError
 
 PATIENCE = 2.5
 """Seconds within which every worker must have answered; all of them are asked at the same time."""
+BLAME_PATIENCE = 0.7
+"""The same after an engine's death; an engine that hangs has had its two seconds already."""
 STALE = 3.0
 """Seconds after which what is known of a worker is asked again, in the background."""
 FORGOTTEN = 120.0
@@ -124,6 +126,23 @@ def let_go(endpoints: Sequence[str]) -> None:
         if endpoint in _held:
             _held.discard(endpoint)
             _book.pop(endpoint, None)
+
+
+def blame(endpoints: Sequence[str]) -> list[Worker]:
+    """Which of the workers that an engine used can have been its end: all that do not answer any more."""
+    let_go(endpoints)
+    return [worker for worker in ask_workers(endpoints, BLAME_PATIENCE) if worker.state != "ready"]
+
+
+def accusation(lost: Sequence[Worker]) -> tuple[str, str]:
+    """What to say of them, and what to do."""
+    told = [
+        f"the RPC worker {each.endpoint} "
+        + ("says nothing any more: it hangs or still computes" if each.state == "busy" else each.why)
+        for each in lost
+    ]
+    ports = " and ".join(f"phitui worker --port {split(each.endpoint)[1]}" for each in lost)
+    return "; ".join(told), f"start it there again ({ports}) and restart, or restart without it; the messages are kept"
 
 
 _book: dict[str, tuple[float, Worker]] = {}
