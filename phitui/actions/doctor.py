@@ -1,4 +1,4 @@
-"""What this machine has, what the engine can use of it, and the command for the rest."""
+"""What this machine has, what the engine can use of it, what is wrong, and the command that mends it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 
 from phitui import __version__
 from phitui.actions.context import Context
-from phitui.domain.hardware import BackendReport
-from phitui.domain.offers import Backend
+from phitui.domain.hardware import BackendReport, EngineReport, InstallWay
+from phitui.domain.offers import Backend, BandwidthMeter
 from phitui.plugins import availability
+from phitui.store.bandwidth import bandwidth_of, keep_bandwidth
+
+Finding = dict[str, Any]
+"""level ("problem", or "hint" for what may be left as it is), what, why, do (a command), needs (what must be there
+first), backend (what `phitui doctor --fix` would install for; "" where a person has to act)."""
 
 
 def doctor(ctx: Context) -> dict[str, Any]:
@@ -21,8 +26,11 @@ def doctor(ctx: Context) -> dict[str, Any]:
         reports = list(pool.map(_report, found))
     titles = {backend.name: backend.title for backend in found}
     engine = next((report.engine for report in reports if report.engine), None)
+    problems = _findings(ctx, reports, titles, engine)
+    devices = [device for report in reports for device in report.devices]
+    speeds = [speed for device in devices if (speed := bandwidth_of(ctx.paths, device))]
     return {
-        "ok": not (problems := _problems(ctx, reports, titles)),
+        "ok": not any(problem["level"] == "problem" for problem in problems),
         "problems": problems,
         "phitui": {
             "version": __version__,
@@ -36,18 +44,9 @@ def doctor(ctx: Context) -> dict[str, Any]:
             "jobs": str(ctx.paths.jobs),
             "cache": str(ctx.paths.cache),
         },
-        "engine": None
-        if engine is None
-        else {
-            "name": engine.name,
-            "version": engine.version,
-            "path": engine.path,
-            "backends": list(engine.backends),
-            "features": {name: list(values) for name, values in engine.features.items()},
-            "gpu_offload": engine.gpu_offload,
-            "rpc": engine.rpc,
-        },
-        "devices": [_device(device) for report in reports for device in report.devices],
+        "engine": _engine(engine),
+        "devices": [_device(device) for device in devices],
+        "bandwidth": [vars(speed) for speed in speeds],
         "backends": [_backend(report, titles[report.backend]) for report in reports],
         "engines": [_offer(offer) for offer in ctx.registry.engines],
         "plugins": {
@@ -60,6 +59,18 @@ def doctor(ctx: Context) -> dict[str, Any]:
     }
 
 
+def measure_bandwidth(ctx: Context) -> int:
+    """Measure how fast devices read their memory, a second each, and keep it for plans; returns how many there were.
+
+    Raises PhituiError where a measurement fails.
+    """
+    meters = [backend for backend in ctx.registry.backends if isinstance(backend, BandwidthMeter)]
+    measured = [speed for meter in meters if availability(meter).ok for speed in meter.bandwidth()]
+    for speed in measured:
+        keep_bandwidth(ctx.paths, speed)
+    return len(measured)
+
+
 def _report(backend: Backend) -> BackendReport:
     try:
         report = backend.probe()
@@ -68,30 +79,76 @@ def _report(backend: Backend) -> BackendReport:
     return report if report.backend == backend.name else BackendReport(backend.name, warnings=("reports another name",))
 
 
-def _problems(ctx: Context, reports: Sequence[BackendReport], titles: dict[str, str]) -> list[dict[str, str]]:
-    problems = []
-    engine = next((report.engine for report in reports if report.engine), None)
+def _findings(
+    ctx: Context, reports: Sequence[BackendReport], titles: dict[str, str], engine: EngineReport | None
+) -> list[Finding]:
+    """What is wrong, the most important first."""
+    found: list[Finding] = []
     offloads = any(device.kind in ("gpu", "igpu") for report in reports for device in report.devices)
-    usable = [report for report in reports if report.backend != "cpu" and report.present and report.install]
-    missing = [report for report in usable if not report.compiled_in]
+    ranked = _ranked([report for report in reports if report.present and report.install and not report.compiled_in])
+    cards = [report for report in ranked if report.backend != "cpu"]
     if engine is None:
-        best = (missing or [report for report in reports if report.install])[:1]
-        problems.append(_problem("no engine is installed: chat and memory probes need llama-cpp-python", best))
-    elif missing and not offloads:
-        has = missing[0].facts[0][0] if missing[0].facts else "such hardware"
-        text = f"{has} is here, but the engine was built without {titles[missing[0].backend]}: it runs on the CPU"
-        problems.append(_problem(text, missing[:1]))
+        best = (ranked or [report for report in reports if report.install])[:1]
+        found.append(_finding("no engine is installed", "chat and memory probes need llama-cpp-python", best))
+    elif engine.trouble:
+        what = f"{engine.name} {engine.version} is installed, but does not work".replace("  ", " ")
+        found.append(_finding(what, engine.trouble, ranked[:1]))
+    elif cards and not offloads:
+        best = cards[:1]
+        what = f"{_seen(best[0])} · {engine.name} has no {titles[best[0].backend]}"
+        level = "hint" if best[0].integrated else "problem"
+        found.append(_finding(what, "every layer runs on the CPU", best, level))
     for report in reports:
-        problems += [_problem(warning, [report] if "built without" in warning else []) for warning in report.warnings]
+        level = "problem" if report.present is not None else "hint"
+        for warning in report.warnings:
+            mends = [report] if "built without" in warning else []
+            found.append(_finding(warning, "", mends, level))
     if ctx.registry.failures:
         count = len(ctx.registry.failures)
-        problems.append({"what": f"{count} plugin failure{'s' if count > 1 else ''}", "do": "phitui plugins --trace"})
-    unique = {problem["what"]: problem for problem in reversed(problems)}
-    return list(reversed(unique.values()))
+        found.append(_finding(f"{count} plugin failure{'s' if count > 1 else ''}", "", [], do="phitui plugins --trace"))
+    return list({finding["what"]: finding for finding in reversed(found)}.values())[::-1]
 
 
-def _problem(what: str, fixed_by: Sequence[BackendReport]) -> dict[str, str]:
-    return {"what": what, "do": fixed_by[0].install if fixed_by else ""}
+def _ranked(reports: Sequence[BackendReport]) -> list[BackendReport]:
+    """The best first: hardware with memory of its own, then what can be installed as things are, the CPU last."""
+
+    def rank(report: BackendReport) -> tuple[bool, bool, bool]:
+        blocked = bool(report.ways) and all(way.needs for way in report.ways)
+        return report.backend == "cpu", report.integrated, blocked
+
+    return sorted(reports, key=rank)
+
+
+def _seen(report: BackendReport) -> str:
+    return report.seen or (report.facts[0][0] if report.facts else "such hardware")
+
+
+def _finding(what: str, why: str, fixed_by: Sequence[BackendReport], level: str = "problem", do: str = "") -> Finding:
+    report = fixed_by[0] if fixed_by else None
+    best = report.ways[0] if report and report.ways else None
+    return {
+        "level": level,
+        "what": what,
+        "why": "; ".join(filter(None, (why, best.note if best else ""))),
+        "do": report.install if report else do,
+        "needs": list(best.needs) if best else [],
+        "backend": report.backend if report else "",
+    }
+
+
+def _engine(engine: EngineReport | None) -> dict[str, Any] | None:
+    if engine is None:
+        return None
+    return {
+        "name": engine.name,
+        "version": engine.version,
+        "path": engine.path,
+        "backends": list(engine.backends),
+        "features": {name: list(values) for name, values in engine.features.items()},
+        "gpu_offload": engine.gpu_offload,
+        "rpc": engine.rpc,
+        "trouble": engine.trouble,
+    }
 
 
 def _backend(report: BackendReport, title: str) -> dict[str, Any]:
@@ -100,10 +157,23 @@ def _backend(report: BackendReport, title: str) -> dict[str, Any]:
         "title": title,
         "compiled_in": report.compiled_in,
         "present": report.present,
+        "seen": report.seen,
         "devices": [device.name for device in report.devices],
         "install": report.install,
+        "ways": [_way(way) for way in report.ways],
         "facts": [{"what": label, "value": value} for label, value in report.facts],
         "warnings": list(report.warnings),
+    }
+
+
+def _way(way: InstallWay) -> dict[str, Any]:
+    return {
+        "kind": way.kind,
+        "line": way.line,
+        "argv": list(way.argv),
+        "environment": dict(way.environment),
+        "needs": list(way.needs),
+        "note": way.note,
     }
 
 

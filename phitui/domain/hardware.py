@@ -26,7 +26,8 @@ class Device:
 @dataclass(frozen=True)
 class EngineReport:
     """What the engine on this machine is and was compiled with. `backends` are ggml's names (CPU, CUDA, RPC);
-    `features` are the instruction sets and switches that each of them was built with."""
+    `features` are the instruction sets and switches that each of them was built with. `trouble`: it is installed, but
+    cannot be used, and why."""
 
     name: str
     version: str
@@ -35,6 +36,7 @@ class EngineReport:
     features: dict[str, tuple[str, ...]]
     gpu_offload: bool
     rpc: bool
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class BackendReport:
 
     `compiled_in`: the engine on this machine can use it. `present`: the machine has such hardware (None: unknown).
     `install` is the command that makes the engine use it, `ways` all of them, the best first. `facts` are
-    (label, value) lines for people; `seen` is the hardware in one line, where there is some.
+    (label, value) lines for people; `seen` is the hardware in one line, `integrated` says that it only shares the RAM.
     `engine` is what the backend found out about the engine itself, if it asked.
     """
 
@@ -87,6 +89,7 @@ class BackendReport:
     engine: EngineReport | None = None
     ways: tuple[InstallWay, ...] = ()
     seen: str = ""
+    integrated: bool = False
 
 
 @dataclass(frozen=True)

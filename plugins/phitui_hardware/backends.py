@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from phitui.api import (
     Availability,
     BackendReport,
+    Bandwidth,
     Device,
     EngineReport,
     EngineSettings,
     MemoryBuffer,
     PhituiError,
-    TensorType,
     Unavailable,
 )
-from phitui_hardware import child, install, machine, parsers
+from phitui_hardware import child, install, machine, parsers, processors, surroundings
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,44 @@ class HardwareBackend:
         return Availability()
 
     def probe(self) -> BackendReport:
-        engine, trouble = ask_engine()
         sight = self.look()
+        engine, _ = ask_engine()
         compiled = any(name in engine.get("backends", ()) for name in self.registries)
         devices = tuple(
             device(row, self.name) for row in engine.get("devices", ()) if row["registry"] in self.registries
         )
-        warnings = [text for text in (trouble, sight.trouble) if text]
+        targets = [card.target for card in sight.cards if card.target]
+        driver = next((card.driver for card in sight.cards if card.driver), "")
+        place = replace(surroundings.here(), nvcc_version=sight.nvcc)
+        found = install.ways(self.name, place, targets, driver)
+        warnings = [sight.trouble] if sight.trouble else []
         if compiled and not devices:
-            warnings.append(f"the engine has {self.title}, but it lists no device")
+            warnings.append(f"the engine has {self.title}, but it lists no device: is its driver running?")
         return BackendReport(
             self.name,
             devices,
             compiled,
             True if devices else sight.present,
-            install.install_line(self.name, platform.system(), self._targets(sight)),
-            tuple((f"{card.name} ({sight.source})", card_text(card)) for card in sight.cards),
+            found[0].line if found else "",
+            tuple(_facts(sight)),
             tuple(warnings),
+            ways=found,
+            seen=seen(sight.cards),
+            integrated=bool(sight.cards) and all(card.shared for card in sight.cards),
         )
 
-    def _targets(self, sight: machine.Sight) -> str:
-        return ";".join(sorted({card.detail for card in sight.cards if card.detail.startswith("gfx")}))
+
+def _facts(sight: machine.Sight) -> Iterator[tuple[str, str]]:
+    for card in sight.cards:
+        yield f"{card.name} ({sight.source})", card_text(card)
+    if sight.remark:
+        yield sight.source, sight.remark
+    if any(sight.nvcc):
+        yield "CUDA toolkit (nvcc)", "{}.{}".format(*sight.nvcc)
 
 
 class CpuBackend:
-    """The processor and the RAM. Also asks the engine what a load would allocate."""
+    """The processor and the RAM. Also asks the engine what a load would allocate, and measures the RAM's speed."""
 
     name = "cpu"
     title = "CPU"
@@ -75,25 +88,41 @@ class CpuBackend:
 
         engine, trouble = ask_engine()
         title, features, source = machine.processor()
-        memory = psutil.virtual_memory()
-        compiled = parsers.compiled_features(engine.get("system_info", "")).get("CPU", ())
         cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-        missing = [name for name in features if name not in compiled] if compiled else []
-        warnings = [trouble] if trouble else []
-        if missing:
-            warnings.append(f"the engine was built without {', '.join(missing)}, which this CPU has")
+        compiled = processors.compiled_features(engine.get("system_info", "")).get("CPU", ())
+        warnings = []
+        if missing := processors.unused(features, compiled):
+            ready = "; it is a ready-made wheel" if engine and ready_made(engine["path"]) else ""
+            warnings.append(f"the engine was built without {', '.join(missing)}, which this CPU has{ready}")
+        if platform.system() == "Darwin" and processors.translated(machine.mac_text()):
+            warnings.append(
+                "this Python is made for Intel and runs translated (Rosetta): install one for Apple silicon"
+            )
         facts = (
             (f"processor ({source})", title or platform.machine()),
             ("cores", f"{cores} cores, {psutil.cpu_count() or cores} threads"),
             ("instruction sets", " ".join(features) or "unknown"),
-            ("about the install lines", install.WHY_NO_CACHE),
         )
-        ram = Device("CPU", self.name, "cpu", title or "CPU", memory.total, memory.available, "measured")
-        line = install.install_line(self.name, platform.system())
+        found = install.ways(self.name, surroundings.here())
         old = install.old_flags(os.environ.get("CMAKE_ARGS", ""))
         return BackendReport(
-            self.name, (ram,), bool(engine), True, line, facts, (*warnings, *old), engine_report(engine)
+            self.name,
+            (ram(title),),
+            bool(engine),
+            True,
+            found[0].line if found else "",
+            facts,
+            (*warnings, *old),
+            engine_report(engine, trouble),
+            found,
+            title or platform.machine(),
         )
+
+    def bandwidth(self) -> Sequence[Bandwidth]:
+        """Measure how fast all cores together read the RAM."""
+        from phitui_hardware.bandwidth import measure
+
+        return [measure(ram(machine.processor()[0]))]
 
     def workers(self, rpc: Sequence[str]) -> Sequence[Device]:
         """The devices of RPC workers, as the engine lists them."""
@@ -103,25 +132,30 @@ class CpuBackend:
     def measure(self, model: Path, settings: EngineSettings) -> Sequence[MemoryBuffer]:
         """The buffers of a load, from a warm child process that has only the model's header."""
         require_engine()
-        question = {
-            "op": "measure",
-            "path": str(model),
-            "modified": model.stat().st_mtime,
-            "layers": settings.layers,
-            "context": settings.context,
-            "batch": settings.batch,
-            "ubatch": settings.ubatch,
-            "kv_type": int(TensorType[settings.kv_type.upper()]),
-            "flash_attention": settings.flash_attention,
-        }
-        rows = child.child(settings.rpc).ask(question)["buffers"]
-        return [
-            MemoryBuffer(row["name"], row["device"], row["compute"], row.get("weights"), row.get("kv")) for row in rows
-        ]
+        return child.measure(model, settings)
 
     def release(self) -> None:
         """End the child processes."""
         child.close_all()
+
+
+def ram(title: str) -> Device:
+    """The RAM as a device."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Device("CPU", "cpu", "cpu", title or "CPU", memory.total, memory.available, "measured")
+
+
+def ready_made(folder: str) -> bool:
+    """Whether the llama_cpp in `folder` came as a wheel for many machines, by the tag in its metadata."""
+    tags = [
+        line
+        for file in Path(folder).parent.glob("llama_cpp_python-*.dist-info/WHEEL")
+        for line in file.read_text(errors="replace").splitlines()
+        if line.startswith("Tag:")
+    ]
+    return any("linux" in tag and "-linux" not in tag for tag in tags)
 
 
 def require_engine() -> None:
@@ -140,8 +174,10 @@ def ask_engine() -> tuple[Mapping[str, Any], str]:
         return {}, error.message
 
 
-def engine_report(engine: Mapping[str, Any]) -> EngineReport | None:
-    """The engine as the doctor shows it; None where there is none."""
+def engine_report(engine: Mapping[str, Any], trouble: str = "") -> EngineReport | None:
+    """The engine as the doctor shows it; None where there is none. `trouble` is why one that is here does not work."""
+    if not engine and trouble:
+        return EngineReport("llama-cpp-python", installed_version(), "", (), {}, False, False, trouble)
     if not engine:
         return None
     return EngineReport(
@@ -149,10 +185,20 @@ def engine_report(engine: Mapping[str, Any]) -> EngineReport | None:
         engine["version"],
         engine["path"],
         tuple(engine["backends"]),
-        parsers.compiled_features(engine["system_info"]),
+        processors.compiled_features(engine["system_info"]),
         engine["gpu_offload"],
         engine["rpc"],
     )
+
+
+def installed_version() -> str:
+    """The version of llama-cpp-python by its metadata, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return ""
 
 
 def device(row: Mapping[str, Any], backend: str) -> Device:
@@ -162,9 +208,17 @@ def device(row: Mapping[str, Any], backend: str) -> Device:
 
 
 def card_text(card: parsers.Card) -> str:
-    """One card as people read it."""
+    """What is known of one card, as people read it."""
     size = f"{card.total / 1024**3:.1f} GiB" if card.total else ""
-    return ", ".join(part for part in (size, card.detail, "shares RAM" if card.shared else "") if part)
+    shared = "shares RAM" if card.shared and "share" not in card.detail and "unified" not in card.detail else ""
+    return ", ".join(part for part in (size, card.detail, shared) if part)
+
+
+def seen(cards: Sequence[parsers.Card]) -> str:
+    """All cards in one line: equal ones are counted."""
+    texts = [", ".join(part for part in (card.name, card_text(card)) if part) for card in cards]
+    counts = {text: texts.count(text) for text in texts}
+    return "; ".join(f"{count} × {text}" if count > 1 else text for text, count in counts.items())
 
 
 def backends() -> list[Any]:

@@ -1,122 +1,271 @@
-"""Asks the machine's own tools, each optional and given two seconds, and reads what the kernel tells."""
+"""What the machine has, by whoever can tell: drivers' libraries, tools, the kernel's files. Each is optional and named.
+
+Sources of one kind of hardware are asked at the same time, and their answer is kept for a short while.
+"""
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import platform
 import shutil
-import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, wraps
 from pathlib import Path
 
-from phitui_hardware import parsers
+from phitui_hardware import parsers, processors, surroundings, tools
 from phitui_hardware.parsers import Card
+from phitui_hardware.tools import Said
 
-TOOL_SECONDS = 2.0
+SYS = Path("/sys")
+PROC = Path("/proc")
+WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"
+"""Where WSL keeps it, which is not on every PATH."""
 
+ARC = ("56", "e2", "0b")
+"""How the PCI device ids of Intel's cards with memory of their own begin (Alchemist, Battlemage, data centre)."""
 
-@dataclass(frozen=True)
-class Said:
-    """What a tool said. `problem` is why it said nothing: not found, hung, or failed."""
-
-    output: str = ""
-    problem: str = ""
-    found: bool = True
+FRESH_SECONDS = 20.0
+"""How long an answer is good: cards do not come and go, but a person who mends a driver asks again."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What the machine has of one kind. `source` names who says so; `trouble` is what stands in the way."""
+    """What the machine has of one kind. `source` names who says so; `trouble` is what stands in the way.
+
+    `present` is None where nobody could tell. `nvcc` is the CUDA compiler's version where it was asked,
+    `remark` what is worth knowing and no trouble.
+    """
 
     cards: tuple[Card, ...] = ()
     present: bool | None = None
     source: str = ""
     trouble: str = ""
+    nvcc: surroundings.Version = (0, 0)
+    remark: str = ""
 
 
-def run(command: Sequence[str], seconds: float = TOOL_SECONDS) -> Said:
-    """Run a tool, found on PATH. Never raises, never waits longer than `seconds`."""
-    path = shutil.which(command[0])
-    if path is None:
-        return Said(found=False, problem=f"{command[0]} is not installed")
-    environment = {**os.environ, "LC_ALL": "C", "LANG": "C"}
-    try:
-        done = subprocess.run(
-            [path, *command[1:]],
-            capture_output=True,
-            timeout=seconds,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Said(problem=f"{command[0]} gave no answer within {seconds:g} s")
-    except OSError as error:
-        return Said(problem=f"{command[0]}: {error.strerror}")
-    output = done.stdout.decode("utf-8", "replace")
-    if done.returncode != 0:
-        complaint = (done.stderr.decode("utf-8", "replace") + output).strip()
-        return Said(complaint, f"{command[0]} failed with exit code {done.returncode}")
-    return Said(output)
+def remembered(look: Callable[[], Sight]) -> Callable[[], Sight]:
+    """Keep the answer for FRESH_SECONDS."""
+    kept: list[tuple[float, Sight]] = []
+
+    @wraps(look)
+    def ask() -> Sight:
+        if not kept or time.monotonic() - kept[0][0] > FRESH_SECONDS:
+            kept[:] = [(time.monotonic(), look())]
+        return kept[0][1]
+
+    ask.forget = kept.clear  # type: ignore[attr-defined]
+    return ask
 
 
-@lru_cache(maxsize=1)
+def together(*questions: Callable[[], Said]) -> list[Said]:
+    """The answers of several tools, asked at the same time."""
+    with ThreadPoolExecutor(max_workers=len(questions)) as pool:
+        return [future.result() for future in [pool.submit(question) for question in questions]]
+
+
+def tool(*command: str) -> Callable[[], Said]:
+    """A question to a tool."""
+    return lambda: tools.run(command)
+
+
+def ask_nvml() -> Said:
+    """NVML through nvidia-ml-py, in a process of its own; "not found" where that is not installed."""
+    if importlib.util.find_spec("pynvml") is None:
+        return Said(found=False, problem="nvidia-ml-py is not installed")
+    said = tools.run([sys.executable, "-P", "-m", "phitui_hardware.nvml"])
+    return replace(said, problem=said.problem.replace(Path(sys.executable).name, "NVML", 1))
+
+
+@remembered
 def nvidia() -> Sight:
-    """NVIDIA cards, by nvidia-smi."""
-    said = run(["nvidia-smi", f"--query-gpu={parsers.NVIDIA_QUERY}", "--format=csv,noheader,nounits"])
-    if not said.found:
-        present = True if Path("/proc/driver/nvidia/version").exists() else None
-        return Sight(present=present, source="/proc/driver/nvidia" if present else "", trouble="")
-    if said.problem:
-        return Sight(source="nvidia-smi", trouble=parsers.nvidia_trouble(said.output) or said.problem)
-    cards = tuple(parsers.nvidia(said.output))
-    return Sight(cards, bool(cards), "nvidia-smi", "" if cards else parsers.nvidia_trouble(said.output))
-
-
-@lru_cache(maxsize=1)
-def amd() -> Sight:
-    """AMD cards, by the amdgpu driver's files, else by rocm-smi."""
-    cards = tuple(card for folder in drm_folders() if (card := parsers.amdgpu_sysfs(texts(folder))))
+    """NVIDIA cards, by NVML, else by nvidia-smi, else by what the kernel shows."""
+    nvcc = surroundings.find_nvcc()
+    smi = "nvidia-smi" if shutil.which("nvidia-smi") or not Path(WSL_SMI).exists() else WSL_SMI
+    library, listed, instances, compiler = together(
+        ask_nvml,
+        tool(smi, f"--query-gpu={parsers.NVIDIA_QUERY}", "--format=csv,noheader,nounits"),
+        tool(smi, "-L"),
+        tool(nvcc or "nvcc", "--version"),
+    )
+    if "not a valid field" in listed.output.lower():
+        listed = tools.run([smi, f"--query-gpu={parsers.NVIDIA_OLD_QUERY}", "--format=csv,noheader,nounits"])
+    version = parsers.version(compiler.output) if not compiler.problem else (0, 0)
+    cards, error = parsers.nvml(library.output)
     if cards:
-        return Sight(cards, True, "amdgpu (sysfs)")
-    said = run(["rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"])
-    if not said.found:
-        return Sight(present=False if platform.system() == "Linux" else None, source="sysfs")
-    cards = tuple(parsers.rocm_smi(said.output))
-    return Sight(cards, bool(cards) or None, "rocm-smi", said.problem)
+        return Sight(with_jetson(cards), True, "NVML", nvcc=version)
+    cards = parsers.nvidia(listed.output) if not listed.problem else []
+    if cards:
+        mig = ", ".join(parsers.nvidia_instances(instances.output)) or "no instance"
+        named = [replace(card, detail=card.detail.replace("MIG", f"MIG: {mig}")) for card in cards]
+        return Sight(with_jetson(named), True, "nvidia-smi", nvcc=version)
+    trouble = (
+        parsers.nvidia_trouble(f"{listed.output}\n{error}") or listed.trouble or library.trouble or _first_line(listed)
+    )
+    return replace(unlisted_nvidia(trouble), nvcc=version)
 
 
-@lru_cache(maxsize=1)
+def unlisted_nvidia(trouble: str) -> Sight:
+    """NVIDIA hardware that no driver lists: a Jetson, the driver's own files, or a card on the PCI bus."""
+    board = jetson()
+    if board is not None:
+        return Sight((board,), True, "device tree", trouble)
+    names = [
+        text.partition("Model:")[2].partition("\n")[0].strip()
+        for path in sorted(PROC.glob("driver/nvidia/gpus/*/information"))
+        if (text := _read(path))
+    ]
+    release = parsers.version(_read(PROC / "driver/nvidia/version").partition("Kernel Module")[2])
+    driver = f"{release[0]}.{release[1]}" if release[0] else ""
+    if any(names):
+        found = tuple(Card(name, detail=f"driver {driver}" if driver else "", driver=driver) for name in names if name)
+        return Sight(found, True, "/proc/driver/nvidia", trouble)
+    on_bus = pci_cards("10de")
+    if on_bus:
+        return Sight(
+            tuple(on_bus),
+            True,
+            "PCI bus",
+            trouble or "an NVIDIA card is on the PCI bus, but no NVIDIA driver runs: install it",
+        )
+    return Sight(present=None if trouble else no_pci_card(), source="PCI bus", trouble=trouble)
+
+
+def with_jetson(cards: Sequence[Card]) -> tuple[Card, ...]:
+    """On a Jetson the driver tells no size: CPU and GPU share the RAM."""
+    board = jetson()
+    if board is None:
+        return tuple(cards)
+    return tuple(
+        card if card.total else replace(board, name=board.name, detail=card.detail, target=card.target or board.target)
+        for card in cards
+    )
+
+
+def jetson() -> Card | None:
+    """The GPU of an NVIDIA Jetson board, by the device tree."""
+    model = _read(PROC / "device-tree/model").strip("\x00\n ")
+    if "jetson" not in model.lower() and "tegra" not in model.lower():
+        return None
+    import psutil
+
+    memory = psutil.virtual_memory()
+    target = "8.7" if "orin" in model.lower() else "7.2" if "xavier" in model.lower() else ""
+    return Card(model, memory.total, memory.available, "shares the RAM", shared=True, target=target)
+
+
+@remembered
+def amd() -> Sight:
+    """AMD cards, by the amdgpu driver's files, else rocm-smi and rocminfo; gfx names by the kernel, else rocminfo."""
+    cards, on_bus = kernel_amd(), pci_cards("1002")
+    if cards and all(card.target for card in cards):
+        return Sight(tuple(cards), True, "amdgpu (sysfs)")
+    if not cards and not on_bus and no_pci_card() is False and not shutil.which("rocm-smi"):
+        return Sight(present=False, source="PCI bus")
+    info, smi = together(tool("rocminfo"), tool("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
+    agents = parsers.rocminfo(info.output) if not info.problem else []
+    trouble = smi.trouble or info.trouble
+    if cards:
+        return Sight(joined(cards, agents), True, "amdgpu (sysfs)" + (", rocminfo" if agents else ""))
+    listed = parsers.rocm_smi(smi.output) if not smi.problem else []
+    if listed:
+        return Sight(joined(listed, agents), True, "rocm-smi")
+    if agents:
+        return Sight(tuple(agents), True, "rocminfo", trouble)
+    if on_bus:
+        idle = "an AMD GPU is on the PCI bus, but the amdgpu driver shows none"
+        return Sight(tuple(on_bus), True, "PCI bus", trouble or idle)
+    return Sight(present=None if trouble else no_pci_card(), source="PCI bus", trouble=trouble)
+
+
+def kernel_amd() -> list[Card]:
+    """The amdgpu driver's cards with their gfx names, where as many nodes of the compute driver name one."""
+    cards = [card for folder in drm_folders() if (card := parsers.amdgpu_sysfs(texts(folder)))]
+    nodes = sorted(SYS.glob("class/kfd/kfd/topology/nodes/*/properties"), key=lambda path: int(path.parent.name))
+    targets = [target for path in nodes if (target := parsers.kfd_target(_read(path)))]
+    return list(joined(cards, [Card("", target=target) for target in targets]))
+
+
+def joined(cards: Sequence[Card], agents: Sequence[Card]) -> tuple[Card, ...]:
+    """Cards with the gfx names and marketing names of as many agents, in the same order of the bus."""
+    if len(cards) != len(agents):
+        return tuple(cards)
+    joined = []
+    for card, agent in zip(cards, agents, strict=True):
+        target = card.target or agent.target
+        detail = ", ".join(part for part in (target if target not in card.detail else "", card.detail) if part)
+        name = agent.name if agent.name and card.name.startswith("AMD GPU 0x") else card.name
+        joined.append(replace(card, name=name, target=target, detail=detail))
+    return tuple(joined)
+
+
+@remembered
 def vulkan() -> Sight:
     """Cards with a Vulkan driver, by vulkaninfo."""
-    said = run(["vulkaninfo", "--summary"])
-    cards = tuple(parsers.vulkan(said.output))
-    return Sight(cards, bool(cards) if said.found and not said.problem else None, "vulkaninfo", _trouble(said))
+    said = tools.run(["vulkaninfo", "--summary"])
+    cards = tuple(parsers.vulkan(said.output)) if not said.problem else ()
+    if not said.found or said.problem:
+        return Sight(source="vulkaninfo", trouble=_vulkan_trouble(said))
+    remark = (
+        "only a software renderer (llvmpipe), slower than the CPU itself" if parsers.only_software(said.output) else ""
+    )
+    return Sight(cards, bool(cards), "vulkaninfo", remark=remark)
 
 
-@lru_cache(maxsize=1)
+def _vulkan_trouble(said: Said) -> str:
+    """A machine without any Vulkan driver is not in trouble, it has no Vulkan."""
+    return (
+        ""
+        if "found no drivers" in said.output.lower() or "incompatible_driver" in said.output.lower()
+        else said.trouble
+    )
+
+
+@remembered
 def sycl() -> Sight:
-    """Intel GPUs, by sycl-ls."""
-    said = run(["sycl-ls"])
-    cards = tuple(parsers.sycl(said.output))
-    return Sight(cards, bool(cards) if said.found and not said.problem else None, "sycl-ls", _trouble(said))
+    """Intel GPUs, by sycl-ls, else by the PCI bus."""
+    said = tools.run(["sycl-ls"])
+    cards = tuple(parsers.sycl(said.output)) if not said.problem else ()
+    if cards:
+        return Sight(cards, True, "sycl-ls")
+    on_bus = tuple(pci_cards("8086"))
+    if on_bus:
+        return Sight(on_bus, True, "PCI bus", said.trouble)
+    return Sight(present=None if said.trouble else no_pci_card(), source="PCI bus", trouble=said.trouble)
 
 
-@lru_cache(maxsize=1)
+@remembered
 def apple() -> Sight:
     """The GPU of a Mac: part of the chip, sharing its RAM."""
     if platform.system() != "Darwin":
         return Sight(present=False, source=platform.system())
     chip, _, ram = mac()
-    return Sight((Card(chip or "Mac", ram, 0, "unified memory", shared=True),), True, "sysctl")
+    shown = tools.run(["system_profiler", "SPDisplaysDataType", "-json"])
+    cards = parsers.displays(shown.output) if not shown.problem else []
+    if not cards:
+        return Sight((Card(chip or "Mac", ram, 0, "unified memory", shared=True),), True, "sysctl", shown.trouble)
+    unified = [
+        card if card.total else replace(card, total=ram, detail=f"{card.detail}, unified memory".strip(", "))
+        for card in cards
+    ]
+    return Sight(tuple(unified), True, "system_profiler")
 
 
 @lru_cache(maxsize=1)
+def mac_text() -> str:
+    """What sysctl says of a Mac's processor."""
+    keys = ["machdep.cpu.brand_string", "hw.memsize", "sysctl.proc_translated", "hw.optional"]
+    said = tools.run(["sysctl", *keys])
+    return said.output
+
+
 def mac() -> tuple[str, tuple[str, ...], int]:
     """(chip, instruction sets, RAM) of a Mac."""
-    return parsers.mac_features(run(["sysctl", "machdep.cpu.brand_string", "hw.memsize", "hw.optional"]).output)
+    return processors.mac_features(mac_text())
 
 
 @lru_cache(maxsize=1)
@@ -124,28 +273,48 @@ def processor() -> tuple[str, tuple[str, ...], str]:
     """(CPU name, instruction sets, source)."""
     if platform.system() == "Darwin":
         return (*mac()[:2], "sysctl")
-    try:
-        return (*parsers.cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace")), "/proc/cpuinfo")
-    except OSError:
+    text = _read(PROC / "cpuinfo")
+    if not text:
         return platform.processor(), (), "platform"
+    name, features = processors.cpuinfo(text)
+    return name or _read(PROC / "device-tree/model").strip("\x00\n "), features, "/proc/cpuinfo"
 
 
 def drm_folders() -> list[Path]:
     """The device directories of the kernel's graphics cards."""
-    return sorted(Path("/sys/class/drm").glob("card[0-9]*/device")) if Path("/sys/class/drm").is_dir() else []
+    return sorted(SYS.glob("class/drm/card[0-9]*/device")) if (SYS / "class/drm").is_dir() else []
 
 
 def texts(folder: Path) -> dict[str, str]:
     """The small text files of a sysfs directory that describe a card."""
     names = ("vendor", "device", "product_name", "mem_info_vram_total", "mem_info_vram_used", "mem_info_gtt_total")
-    found = {}
-    for name in names:
-        try:
-            found[name] = (folder / name).read_text(errors="replace")
-        except OSError:
-            continue
-    return found
+    return {name: text for name in names if (text := _read(folder / name))}
 
 
-def _trouble(said: Said) -> str:
-    return said.problem if said.found else ""
+def pci_cards(vendor: str) -> list[Card]:
+    """Display controllers of a vendor (four hexadecimal digits) on the PCI bus; the bus tells no names."""
+    titles = {"10de": "NVIDIA", "1002": "AMD", "8086": "Intel"}
+    found = (parsers.pci_display(_read(path)) for path in sorted(SYS.glob("bus/pci/devices/*/uevent")))
+    return [
+        Card(f"{titles[vendor]} GPU (PCI {vendor}:{ids[1]})", shared=vendor == "8086" and not ids[1].startswith(ARC))
+        for ids in found
+        if ids and ids[0] == vendor
+    ]
+
+
+def no_pci_card() -> bool | None:
+    """False where the PCI bus can be read (and, as the caller found, holds no such card), None where it cannot."""
+    return False if next(SYS.glob("bus/pci/devices/*/uevent"), None) is not None else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _first_line(said: Said) -> str:
+    """What a tool that ran well said instead of an answer we can read."""
+    line = next((line.strip() for line in said.output.splitlines() if line.strip()), "")
+    return f"nvidia-smi answered something unreadable: {line[:80]!r}" if said.found and line else ""

@@ -49,12 +49,10 @@ CUDA = BackendReport("cuda", (), False, True, "pip install cuda", (("RTX 4090 (n
 
 def test_a_card_the_engine_was_not_built_for() -> None:
     report = examine(CPU, CUDA)
-    assert report["problems"] == [
-        {
-            "what": "RTX 4090 (nvidia-smi) is here, but the engine was built without CUDA: it runs on the CPU",
-            "do": "pip install cuda",
-        }
-    ]
+    (finding,) = report["problems"]
+    assert finding["what"] == "RTX 4090 (nvidia-smi) · llama-cpp-python has no CUDA"
+    assert finding["why"] == "every layer runs on the CPU"
+    assert (finding["do"], finding["backend"], finding["level"]) == ("pip install cuda", "cuda", "problem")
     assert not report["ok"]
     shown = text(report)
     assert shown.index("RTX 4090") < shown.index("Engine:")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from phitui_hardware import backends, child, machine
+from phitui_hardware import backends, child
 from phitui_hardware.child import Child
 from phitui_hardware.measure import _COMPUTE as COMPUTE
 from phitui_hardware.measure import agree, logged_buffers, pipeline_copies, why
@@ -181,46 +181,3 @@ def test_the_telling_line_of_a_log() -> None:
         "error loading model: unknown model architecture: 'x'"
     )
     assert why([]) == "it gave no reason"
-
-
-def test_tools_that_are_missing_hang_or_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, body in {"hangs": "sleep 30", "fails": "echo broken >&2; exit 9", "speaks": "printf '\\377 ok'"}.items():
-        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tools / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    assert not machine.run(["is-not-there"]).found
-    assert "no answer within 0.2 s" in machine.run(["hangs"], 0.2).problem
-    failed = machine.run(["fails"])
-    assert "exit code 9" in failed.problem
-    assert failed.output == "broken"
-    assert machine.run(["speaks"]).output.endswith("ok")
-
-
-@pytest.fixture
-def fake_nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH whose nvidia-smi prints the contents of a file."""
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat {tmp_path}/says; exit $(cat {tmp_path}/code)\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    (tmp_path / "code").write_text("0")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    machine.nvidia.cache_clear()
-    return tmp_path
-
-
-def test_a_card_that_the_engine_cannot_use(fake_nvidia: Path) -> None:
-    (fake_nvidia / "says").write_text("NVIDIA GeForce RTX 4090, 24564, 23028, 560.35.03, 8.9\n")
-    report = next(offer for offer in backends.backends() if offer.name == "cuda").probe()
-    assert report.present
-    assert not report.compiled_in
-    assert report.facts == (("NVIDIA GeForce RTX 4090 (nvidia-smi)", "24.0 GiB, driver 560.35.03, compute 8.9"),)
-    machine.nvidia.cache_clear()
-
-
-def test_a_driver_that_needs_a_restart(fake_nvidia: Path) -> None:
-    (fake_nvidia / "says").write_text("Failed to initialize NVML: Driver/library version mismatch\n")
-    (fake_nvidia / "code").write_text("18")
-    report = next(offer for offer in backends.backends() if offer.name == "cuda").probe()
-    assert any("restart the machine" in warning for warning in report.warnings)
-    machine.nvidia.cache_clear()
