@@ -141,7 +141,7 @@ def checked(ctx: Context, request: BestRequest) -> BestRequest:
 def decide(ctx: Context, request: BestRequest) -> Decision:
     """Choose among the schemes that were measured. Raises PhituiError, with what to type next, where none will do."""
     rows = rows_of(ctx, request)
-    candidates = tuple(candidate_of(row, request.among) for row in rows)
+    candidates = tuple(candidate_of(row) for row in rows if in_question(row, request))
     chosen = choice.choose(candidates, request.bars)
     if chosen is None:
         raise _undecided(ctx, request, rows, candidates)
@@ -178,12 +178,15 @@ def _preferred(row: SchemeRow) -> tuple[bool, bool, int]:
     return row.scheme.name == row.resolved, row.figure is not None, -len(row.scheme.name)
 
 
-def candidate_of(row: SchemeRow, among: Sequence[str]) -> Candidate:
+def in_question(row: SchemeRow, request: BestRequest) -> bool:
+    """Whether it may be chosen: the lossless one is among the rows even where it was not asked for."""
+    return not request.among or row.scheme.name in request.among
+
+
+def candidate_of(row: SchemeRow) -> Candidate:
     """The scheme with what was measured of it; where that does not count, why."""
     figure, size = row.figure, row.size or 0
     bare = Candidate(row.scheme.name, size)
-    if among and row.scheme.name not in among:
-        return replace(bare, reason="not among those asked for")
     if row.needs_imatrix:
         return replace(bare, reason="needs an importance matrix (--imatrix)")
     if figure is None or figure.kld is None:

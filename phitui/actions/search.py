@@ -85,7 +85,8 @@ class Search:
         self.name = source_name(Path(request.build.source))
         self.rows = {row.scheme.name: row for row in best.rows_of(ctx, request)}
         self.lossless = next((row for row in reversed(self.rows.values()) if row.lossless), None)
-        bare = [best.candidate_of(replace(row, figure=None), request.among) for row in self.rows.values()]
+        asked_for = [row for row in self.rows.values() if best.in_question(row, request)]
+        bare = [best.candidate_of(replace(row, figure=None)) for row in asked_for]
         self._left_out = [c for c in bare if c.reason != "not measured" or self.rows[c.scheme].lossless]
         self.candidates = [c for c in bare if c not in self._left_out and request.bars.allows(c)]
         self.results: dict[str, Candidate] = {}
@@ -127,8 +128,8 @@ class Search:
 
     def _reference_candidate(self) -> Candidate | None:
         """The full-precision file as one that may be chosen: nothing diverges less."""
-        row, among = self.lossless, self._request.among
-        if row is None or (among and row.scheme.name not in among):
+        row = self.lossless
+        if row is None or not best.in_question(row, self._request):
             return None
         return Candidate(row.scheme.name, row.size or 0, 0.0, is_reference=True)
 
