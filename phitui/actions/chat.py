@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from phitui import plugins
 from phitui.actions import loads
 from phitui.actions.context import Context
-from phitui.domain.chat import ChatStats, Chunk, Message, Sampling, SessionInfo, TextChunk
+from phitui.domain.chat import ChatStats, Chunk, EngineSettings, Message, Sampling, SessionInfo, TextChunk
 from phitui.domain.load import LoadOptions
 from phitui.domain.options import specs
 from phitui.engine.client import EngineProcess
@@ -44,6 +44,8 @@ class Chat:
         self.messages: list[Message] = []
         self.plan: OffloadPlan | None = None
         """What the load was planned to take."""
+        self.replan: Callable[[tuple[str, ...]], EngineSettings] | None = None
+        """The settings with only these RPC workers."""
         self.answered: Callable[[ChatStats], None] | None = None
         """Called with the figures of every answer."""
         self.reset()
@@ -113,8 +115,21 @@ class Chat:
         del self.messages[asked[question] :]
         return text
 
-    def restart(self, progress: Progress | None = None) -> SessionInfo:
-        """Load the model again in a new process, after a crash or a hang. The messages stay."""
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """HOST:PORT of the RPC workers that took the engine with them; restart() can do without them."""
+        return tuple(worker.endpoint for worker in self.process.lost)
+
+    def restart(self, progress: Progress | None = None, without: Sequence[str] = ()) -> SessionInfo:
+        """Load the model again in a new process, after a crash or a hang. The messages stay.
+
+        `without`: RPC workers to leave out; then it is planned anew for the devices that are left. Raises Unavailable
+        for a worker that is still away, DoesNotFit where the others have no room.
+        """
+        if without:
+            self.process.close()
+            rest = tuple(each for each in self.process.settings.rpc if each not in without)
+            self.process.settings = self.replan(rest) if self.replan else replace(self.process.settings, rpc=rest)
         return self.process.restart(progress)
 
     def close(self) -> None:
@@ -144,13 +159,21 @@ def open_chat(context: Context, request: ChatRequest, progress: Progress | None 
         engine = plugins.named(engines, request.engine, "engine")
     else:
         engine = plugins.first_available(engines, "engine")
+
+    def settings_of(found: OffloadPlan) -> EngineSettings:
+        return replace(found.settings, threads=request.threads or context.config.threads)
+
+    def replan(rpc: tuple[str, ...]) -> EngineSettings:
+        chat.plan = _planned(context, replace(request, rpc=rpc, no_rpc=not rpc), path)
+        return settings_of(chat.plan)
+
     found = _planned(context, request, path)
-    settings = replace(found.settings, threads=request.threads or context.config.threads)
+    settings = settings_of(found)
     process = EngineProcess(engine.name, path, settings, context.paths.state / "engine")
     info = process.start(progress)
     number = loads.remember(context, path, found, settings, info)
     chat = Chat(process, request.system, request.sampling)
-    chat.plan = found
+    chat.plan, chat.replan = found, replan
     chat.answered = lambda stats: loads.remember_answer(context, number, stats)
     return chat
 

@@ -7,21 +7,23 @@ protocols; this module knows no plugin. Without an engine the machine's RAM is t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from phitui.actions import loads, workers
 from phitui.actions.context import Context
 from phitui.actions.models import resolve_model
 from phitui.domain import offload
 from phitui.domain.chat import EngineSettings
 from phitui.domain.hardware import Device, MemoryBuffer
 from phitui.domain.offers import MemoryProbe
-from phitui.domain.offload import OffloadPlan, PlanRequest
+from phitui.domain.offload import OffloadPlan, PlanRequest, Tradeoff
 from phitui.domain.placement import ModelMemory, model_memory
 from phitui.domain.sizes import parse_size
 from phitui.domain.tensors import FilePlan
-from phitui.errors import PhituiError, Unavailable, UsageError
+from phitui.errors import PhituiError, UsageError
 from phitui.plugins import availability
 
 _RAM_NAMES = ("ram", "cpu", "host")
@@ -52,52 +54,70 @@ def _plan(ctx: Context, path: Path, request: PlanRequest, probe: bool) -> Offloa
         machine, note = described(request.devices, devices(ctx))
         made = offload.plan(model, machine, request)
         return _with_warnings(made, note) if note else made
-    machine = devices(ctx)
     prober = memory_probe(ctx)
-    if request.rpc:
-        if prober is None:
-            raise Unavailable("no engine here can use RPC workers", "phitui doctor says how to install one that can")
-        machine = [*prober.workers(request.rpc), *machine]
-    return (
-        _measured(model, machine, request, path, prober) if probe and prober else offload.plan(model, machine, request)
-    )
+    request, remarks = workers.settle(ctx, request, prober)
+    machine = machine_of(ctx, request.rpc)
+    known = loads.learned(ctx, machine)
+    measure = _Measure(path, prober, request.rpc) if probe and prober else None
+    made = offload.plan(model, machine, request, measure, known)
+    if measure and measure.failure:
+        made = offload.plan(model, machine, request, None, known)
+        made = _with_warnings(made, f"compute buffers are estimated: {measure.failure}")
+    made = _with_warnings(made, *remarks)
+    return replace(made, speed=loads.speed(ctx, path, made, machine))
 
 
-def _measured(
-    model: ModelMemory, machine: Sequence[Device], request: PlanRequest, path: Path, prober: MemoryProbe
-) -> OffloadPlan:
-    from phitui.actions.standin import stand_in
+def tradeoffs(ctx: Context, request: PlanRequest, made: OffloadPlan, probe: bool = False) -> tuple[Tradeoff, ...]:
+    """How far the context of that plan could reach with other KV types, and with all layers offloaded.
 
-    stat = path.stat()
-    failures: list[str] = []
+    By formulas in milliseconds; with `probe` the engine is asked, tens of milliseconds for each line.
+    """
+    path = resolve_model(ctx, request.model)
+    if request.devices:
+        machine, _ = described(request.devices, devices(ctx))
+        return offload.tradeoffs(memory_of(path), machine, made)
+    machine = machine_of(ctx, made.rpc)
+    prober = memory_probe(ctx) if probe else None
+    measure = _Measure(path, prober, made.rpc) if prober else None
+    found = offload.tradeoffs(memory_of(path), machine, made, measure, loads.learned(ctx, machine))
+    return tradeoffs(ctx, request, made) if measure and measure.failure else found
 
-    def measure(settings: EngineSettings) -> Sequence[MemoryBuffer] | None:
-        if failures:
+
+class _Measure:
+    """Asks the engine what it would allocate for a model file; after the first failure it is not asked again."""
+
+    def __init__(self, path: Path, prober: MemoryProbe, rpc: Sequence[str]) -> None:
+        stat = path.stat()
+        self._file = (path, stat.st_size, stat.st_mtime_ns)
+        self._prober = prober
+        self.failure = "an RPC worker serves a model now" if workers.busy(rpc) else ""
+
+    def __call__(self, settings: EngineSettings) -> Sequence[MemoryBuffer] | None:
+        from phitui.actions.standin import stand_in
+
+        if self.failure:
             return None
         try:
-            return prober.measure(stand_in(path, stat.st_size, stat.st_mtime_ns), settings)
+            return self._prober.measure(stand_in(*self._file), settings)
         except PhituiError as error:
-            failures.append(error.message)
+            self.failure = error.message
             return None
-
-    made = offload.plan(model, machine, request, measure)
-    if failures:
-        made = offload.plan(model, machine, request)
-        return _with_warnings(made, f"compute buffers are estimated: {failures[0]}")
-    return made
 
 
 def _with_warnings(made: OffloadPlan, *more: str) -> OffloadPlan:
-    from dataclasses import replace
-
     return replace(made, warnings=(*made.warnings, *more))
+
+
+def machine_of(ctx: Context, rpc: Sequence[str]) -> list[Device]:
+    """This machine's devices, with those of RPC workers in front. Raises Unavailable where they cannot be used."""
+    return [*workers.devices_of(rpc, memory_probe(ctx)), *devices(ctx)]
 
 
 def devices(ctx: Context) -> list[Device]:
     """The devices of this machine as the engine lists them; without an engine, its RAM. Asked once per process."""
     found: dict[str, Device] = {}
     for backend in ctx.registry.backends:
-        if availability(backend).ok:
+        if not getattr(backend, "remote", False) and availability(backend).ok:
             for device in backend.probe().devices:
                 found.setdefault(device.name, device)
     if not any(device.kind == "cpu" for device in found.values()):
@@ -181,7 +201,16 @@ def as_document(made: OffloadPlan) -> dict[str, Any]:
         "original_context": made.original_context,
         "rope": made.rope,
         "kv_type": made.kv_type,
+        "kv_type_v": made.settings.value_type,
         "flash_attention": made.flash_attention,
+        "n_cpu_moe": made.settings.n_cpu_moe,
+        "expert_layers": made.expert_layers,
+        "n_seq": made.settings.parallel,
+        "kv_unified": made.settings.kv_unified,
+        "split_mode": made.settings.split_mode,
+        "tensor_split": list(made.settings.tensor_split),
+        "mmap": made.settings.mmap,
+        "mlock": made.settings.mlock,
         "n_batch": made.batch,
         "n_ubatch": made.ubatch,
         "rpc": list(made.rpc),
@@ -199,9 +228,16 @@ def as_document(made: OffloadPlan) -> dict[str, Any]:
                 "compute": row.compute,
                 "sum": row.sum,
                 "fits": row.fits,
+                "allocated": row.allocated,
+                "mapped": row.mapped,
+                "learned": row.learned,
+                "learned_from_loads": row.loads,
+                "read_per_token": row.read,
             }
             for row in made.devices
         ],
+        "speed": asdict(made.speed) if made.speed else None,
+        "profiles": [asdict(profile) for profile in made.profiles],
         "how": dict(made.how),
         "warnings": list(made.warnings),
     }

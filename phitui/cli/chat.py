@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO, Any
@@ -14,14 +14,13 @@ import click
 
 from phitui.actions.chat import Chat, ChatRequest, as_document, open_chat
 from phitui.actions.context import Context
-from phitui.cli import output
+from phitui.cli import flags, output
 from phitui.domain.chat import ChatStats, Sampling, TextChunk
-from phitui.domain.placement import KV_TYPES
+from phitui.domain.load import LoadOptions
 from phitui.domain.text import visible
 from phitui.errors import Cancelled, EngineError, PhituiError, UsageError
 
 _DEFAULT = Sampling()
-_FLASH = {"auto": None, "on": True, "off": False}
 
 
 def command(context: Context) -> click.Command:
@@ -29,15 +28,6 @@ def command(context: Context) -> click.Command:
     @click.argument("model")
     @click.option("-p", "--prompt", help="Ask this and print the answer; without it, lines are read from stdin.")
     @click.option("--system", default="", help="System prompt.")
-    @click.option("--ctx", "context_length", type=click.IntRange(min=1), help="Context length in tokens.")
-    @click.option(
-        "--layers",
-        default="auto",
-        metavar="N|auto",
-        help="Layers to offload; auto: all that fit.",
-    )
-    @click.option("--kv-type", default="f16", type=click.Choice(sorted(KV_TYPES)), help="Type of the KV cache.")
-    @click.option("--flash-attn", default="auto", type=click.Choice(list(_FLASH)), help="Flash attention.")
     @click.option("--threads", type=click.IntRange(min=1), help="Threads; all physical cores if not given.")
     @click.option(
         "--temp", default=_DEFAULT.temperature, type=click.FloatRange(min=0), help="0 takes the likeliest token."
@@ -49,7 +39,6 @@ def command(context: Context) -> click.Command:
     @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Makes an answer repeatable.")
     @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
     @click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable.")
-    @click.option("--rpc", multiple=True, metavar="HOST:PORT", help="An RPC worker to use. Repeatable.")
     @click.option("--engine", help="Name of the engine; see phitui plugins.")
     @click.option("--force", is_flag=True, help="Load even what does not fit.")
     @output.json_flag
@@ -63,27 +52,13 @@ def command(context: Context) -> click.Command:
             else:
                 _one(session, prompt, as_json)
 
-    return chat
-
-
-def _layers(value: str) -> int | None:
-    """A number of layers, -1 for all, None for "auto". Raises UsageError."""
-    if value.lower() == "auto":
-        return None
-    try:
-        return max(-1, int(value))
-    except ValueError:
-        raise UsageError(f"--layers is a number or auto, not {value!r}") from None
+    return flags.with_options(chat, [LoadOptions])
 
 
 def _request(model: str, options: dict[str, Any]) -> ChatRequest:
     return ChatRequest(
         model=model,
         system=options["system"],
-        context=options["context_length"],
-        layers=_layers(options["layers"]),
-        kv_type=options["kv_type"],
-        flash_attention=_FLASH[options["flash_attn"]],
         threads=options["threads"],
         sampling=Sampling(
             temperature=options["temp"],
@@ -96,8 +71,8 @@ def _request(model: str, options: dict[str, Any]) -> ChatRequest:
             stop=options["stop"],
         ),
         engine=options["engine"],
-        rpc=options["rpc"],
         force=options["force"],
+        **vars(flags.built(LoadOptions, options)),
     )
 
 
@@ -106,6 +81,8 @@ def _loaded(context: Context, request: ChatRequest) -> Iterator[Chat]:
     """The chat, with a line of progress while it loads; always closed."""
     session = open_chat(context, request, _progress_line())
     try:
+        if session.plan is not None and not session.plan.fits:
+            output.say("note: loaded by force: " + "; ".join(session.plan.warnings))
         for note in session.info.details.get("notes", ()):
             output.say(f"note: {visible(str(note))}")
         yield session
@@ -173,6 +150,8 @@ def _converse(session: Chat, stdin: IO[str]) -> None:
         if text == "/reset":
             session.reset()
             output.say("the conversation is forgotten")
+        elif text == "/restart" or text.split()[:1] == ["/without"]:
+            _revive(session, text.split()[1:] or session.lost if text != "/restart" else ())
         elif text:
             _answer(session, text, tty)
 
@@ -197,8 +176,21 @@ def _answer(session: Chat, text: str, tty: bool) -> None:
             raise
         output.failure(error, False)
         if isinstance(error, EngineError) and not session.alive:
-            output.say("starting the engine again ...")
-            session.restart(_progress_line())
+            _revive(session)
+
+
+def _revive(session: Chat, without: Sequence[str] = ()) -> None:
+    """Start the engine again, perhaps without some RPC workers. Where that fails, the conversation waits."""
+    output.say("starting the engine again" + (f" without {', '.join(without)}" if without else "") + " ...")
+    lost = session.lost
+    try:
+        session.restart(_progress_line(), without)
+    except Cancelled:
+        raise
+    except PhituiError as error:
+        output.failure(error, False)
+        without_it = f"; /without {' '.join(lost)} goes on without it" if lost else ""
+        output.say(f"the conversation is kept: /restart tries again{without_it}")
 
 
 def _streamed(session: Chat, text: str) -> None:

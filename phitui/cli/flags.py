@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from phitui.domain.options import OptionSpec, specs
+from phitui.domain.options import OptionSpec, build, specs
 
 _TYPES: dict[type, click.ParamType[Any]] = {
     str: click.STRING,
@@ -18,8 +18,38 @@ _TYPES: dict[type, click.ParamType[Any]] = {
 }
 
 
+class _Worded(click.ParamType[Any]):
+    """A value or a word that stands for one; or values with commas between them. The text is checked and kept."""
+
+    def __init__(self, spec: OptionSpec) -> None:
+        self._spec = spec
+        kinds = [] if spec.kind is bool else ["N,N,..." if spec.joined else "N"]
+        self.name = "|".join([*kinds, *spec.words])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.lower() not in self._spec.words:
+            try:
+                for part in value.split(",") if self._spec.joined else [value]:
+                    float(part)
+                    if self._spec.kind is int:
+                        int(part)
+                    elif self._spec.kind is bool:
+                        raise ValueError
+            except ValueError:
+                self.fail(f"{value!r} is none of: {self.name}", param, ctx)
+        return value
+
+
 def flag(spec: OptionSpec) -> click.Option:
     """One option as a click option. A flag that is not given yields None, so that only given values are passed on."""
+    if spec.words or spec.joined:
+        default = "" if spec.text(spec.default) in ("", "None") else f"  [default: {spec.text(spec.default)}]"
+        worded = _Worded(spec)
+        return click.Option(
+            [spec.flag, spec.name], type=worded, metavar=worded.name, default=None, help=spec.help + default
+        )
+    if spec.flag.startswith("--no-"):
+        return click.Option([spec.flag, spec.name], is_flag=True, default=None, help=spec.help)
     if spec.kind is bool:
         return click.Option([f"{spec.flag}/--no-{spec.flag[2:]}", spec.name], default=None, help=spec.help)
     kind = click.Choice(spec.choices, case_sensitive=False) if spec.choices else _TYPES[spec.kind]
@@ -42,3 +72,24 @@ def given(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Of the parsed flags, those that belong to this dataclass and were given."""
     names = {spec.name for spec in specs(options)}
     return {name: value for name, value in values.items() if name in names and value is not None and value != ()}
+
+
+def built(options: type, values: Mapping[str, Any], **more: Any) -> Any:
+    """The dataclass of the parsed flags, checked; `more` are fields that no flag gives. Raises UsageError."""
+    return build(options, given(options, values) | more)
+
+
+def words(options: Any) -> list[str]:
+    """The flags that make these options what they are, without those at their default."""
+    found: list[str] = []
+    for spec in specs(type(options)):
+        value = getattr(options, spec.name)
+        if value == spec.default or not spec.help:
+            continue
+        if spec.kind is bool and not spec.words:
+            found.append(spec.flag if value or spec.flag.startswith("--no-") else f"--no-{spec.flag[2:]}")
+        elif spec.repeatable and not spec.joined:
+            found += [part for item in value for part in (spec.flag, str(item))]
+        else:
+            found += [spec.flag, spec.text(value)]
+    return found

@@ -9,63 +9,32 @@ from typing import Any
 import click
 
 from phitui.actions.context import Context
-from phitui.cli import output
-from phitui.domain.placement import KV_TYPES
-from phitui.errors import UsageError
+from phitui.cli import flags, output
+from phitui.domain.load import LoadOptions
+from phitui.domain.offload import PlanRequest
 
 WIDTH = 80
 BAR = 24
-_SWITCH = {"auto": None, "on": True, "off": False}
 
 
 def command(context: Context) -> click.Command:
     @click.command("plan")
     @click.argument("model")
-    @click.option("--ctx", "context_length", type=int, help="Context in tokens.  [default: 4096, or the model's]")
-    @click.option("--layers", default="auto", help="Layers to offload: a number, all, or auto (the most that fit).")
-    @click.option("--kv-type", default="f16", type=click.Choice(KV_TYPES, case_sensitive=False), show_default=True)
-    @click.option("--flash-attn", default="auto", type=click.Choice(list(_SWITCH)), show_default=True)
     @click.option("--device", "devices", multiple=True, help='Plan for another machine: "RTX 4070=12GiB", "RAM=32GiB".')
-    @click.option("--rpc", multiple=True, metavar="HOST:PORT", help="Also use the devices of this RPC worker.")
-    @click.option("--batch", type=click.IntRange(min=1), default=512, show_default=True, help="Logical batch, tokens.")
-    @click.option(
-        "--ubatch", type=click.IntRange(min=1), default=512, show_default=True, help="Physical batch, tokens."
-    )
     @click.option("--no-probe", is_flag=True, help="Estimate compute buffers instead of asking the engine.")
     @output.json_flag
-    def plan(as_json: bool, no_probe: bool, layers: str, flash_attn: str, **values: Any) -> None:
+    def plan(as_json: bool, no_probe: bool, **values: Any) -> None:
         """Which layers fit where: weights, KV cache and compute buffers of each device."""
-        from phitui.actions.plan import as_document
+        from phitui.actions.plan import as_document, tradeoffs
         from phitui.actions.plan import plan as make_plan
-        from phitui.domain.offload import PlanRequest
 
-        request = PlanRequest(
-            model=values["model"],
-            context=values["context_length"],
-            layers=layer_count(layers),
-            kv_type=values["kv_type"].lower(),
-            flash_attention=_SWITCH[flash_attn],
-            devices=values["devices"],
-            rpc=values["rpc"],
-            batch=values["batch"],
-            ubatch=values["ubatch"],
-        )
-        document = as_document(make_plan(context, request, probe=not no_probe))
+        request = flags.built(PlanRequest, values)
+        made = make_plan(context, request, probe=not no_probe)
+        document = as_document(made)
+        document["tradeoffs"] = output.jsonable(tradeoffs(context, request, made, probe=not no_probe))
         output.emit(document, as_json, "" if as_json else text(document, unicode_stdout()))
 
-    return plan
-
-
-def layer_count(given: str) -> int | None:
-    """--layers: None for auto, -1 for all, else the number. Raises UsageError."""
-    if given.lower() == "auto":
-        return None
-    if given.lower() == "all":
-        return -1
-    try:
-        return int(given)
-    except ValueError:
-        raise UsageError(f"--layers {given!r} is no number", "a number, all, or auto") from None
+    return flags.with_options(plan, [LoadOptions])
 
 
 def unicode_stdout() -> bool:
@@ -77,9 +46,10 @@ def text(document: dict[str, Any], fancy: bool) -> str:
     """The plan in 80 columns, with a bar per device: weights, KV cache and compute buffers of what is free."""
     marks = "█▒░·" if fancy else "#=-."
     lines = [
-        f"layers   {document['n_gpu_layers']} of {document['layers_total']} offloaded",
+        f"layers   {document['n_gpu_layers']} of {document['layers_total']} offloaded{_experts(document)}",
         f"context  {document['n_ctx']} tokens" + _rope(document),
-        f"KV       {document['kv_type']}",
+        f"KV       {_kv(document)}",
+        *([f"speed    {_speed(document['speed'])}"] if document["speed"] else []),
         "",
     ]
     rows = [_row(device) for device in document["devices"]]
@@ -90,10 +60,18 @@ def text(document: dict[str, Any], fancy: bool) -> str:
     lines.append(f"{'':<{names}}  {marks[0]} weights  {marks[1]} KV  {marks[2]} compute  {marks[3]} left")
     how = document["how"]
     lines += ["", f"weights {how['weights']}, KV {how['kv']}, compute {how['compute']}, memory {how['memory']}"]
+    lines += [line for device in document["devices"] for line in _remarks(device)]
+    lines += [*_profiles(document), *_tradeoffs(document)]
     for warning in document["warnings"]:
         lines += textwrap.wrap(warning, WIDTH, initial_indent="! ", subsequent_indent="  ")
     lines += ["", "It fits." if document["fits"] else "It does not fit."]
     return "\n".join(lines)
+
+
+def _experts(document: dict[str, Any]) -> str:
+    if not document["n_cpu_moe"] or not document["n_gpu_layers"]:
+        return ""
+    return f", the experts of {document['n_cpu_moe']} of {document['expert_layers']} layers in RAM"
 
 
 def _rope(document: dict[str, Any]) -> str:
@@ -102,9 +80,66 @@ def _rope(document: dict[str, Any]) -> str:
     return f" of {document['context_length']}, {document['rope']} rope factors (longrope)"
 
 
+def _kv(document: dict[str, Any]) -> str:
+    keys, values = document["kv_type"], document["kv_type_v"]
+    kinds = keys if keys == values else f"keys {keys}, values {values}"
+    return kinds if document["n_seq"] == 1 else f"{kinds}, for {document['n_seq']} sequences"
+
+
+def _speed(speed: dict[str, Any]) -> str:
+    rate = f"{speed['tokens_per_s']:.1f} tokens/s"
+    return f"{rate} ({speed['source']})" if speed["how"] == "measured" else f"at most about {rate} ({speed['source']})"
+
+
+def _remarks(device: dict[str, Any]) -> list[str]:
+    """What a row of the table cannot say."""
+    found = []
+    if device["mapped"]:
+        found.append(
+            f"{device['name']}: {output.size(device['allocated'])} allocated, {output.size(device['mapped'])} mapped "
+            "from the file (page cache)"
+        )
+    if device["learned"]:
+        loads = device["learned_from_loads"]
+        size = output.size(device["learned"])
+        found.append(f"{device['name']}: the sum has +{size} learned from {loads} load{'s' * (loads > 1)}")
+    return found
+
+
+def _profiles(document: dict[str, Any]) -> list[str]:
+    if not document["profiles"]:
+        return []
+    rows = [
+        (row["rope"], str(row["n_ctx"]), f"{row['n_gpu_layers']}/{document['layers_total']}", _yes(row["fits"]))
+        for row in document["profiles"]
+    ]
+    return ["", output.table(("rope factors", "--ctx", "layers", "fits"), rows, right=(1, 2))]
+
+
+def _tradeoffs(document: dict[str, Any]) -> list[str]:
+    found: dict[int, dict[str, str]] = {}
+    for row in document.get("tradeoffs", ()):
+        found.setdefault(row["layers"], {})[row["kv_type"]] = str(row["context"] or "-")
+    if not found:
+        return []
+    kinds = list(next(iter(found.values())))
+    rows = [
+        (
+            f"{layers} layers" if document["n_gpu_layers"] or len(found) > 1 else "in RAM",
+            *(row.get(k, "") for k in kinds),
+        )
+        for layers, row in found.items()
+    ]
+    return ["", output.table(("most context", *kinds), rows, right=range(1, len(kinds) + 1))]
+
+
+def _yes(fits: bool) -> str:
+    return "yes" if fits else "NO"
+
+
 def _row(device: dict[str, Any]) -> tuple[str, ...]:
     sizes = (output.size(device[key]) for key in ("weights", "kv", "compute", "sum", "free"))
-    return (device["name"][:18], *sizes, "yes" if device["fits"] else "NO")
+    return (device["name"][:18], *sizes, _yes(device["fits"]))
 
 
 def bar(device: dict[str, Any], marks: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from phitui.domain.load import LoadOptions
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -32,23 +34,17 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """How a model is loaded. `layers` counts the output layer first, as n_gpu_layers does; -1 is all.
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings(LoadOptions):
+    """How a model is loaded, with nothing left open but flash attention: what a plan comes to.
 
-    `flash_attention` None lets the engine decide. `kv_type` is f16, bf16, q8_0, q4_0, ...;
-    `rpc` are HOST:PORT of RPC workers.
+    `layers` -1 is all. `threads` None: all physical cores.
     """
 
     context: int = 4096
     layers: int = 0
-    kv_type: str = "f16"
-    flash_attention: bool | None = None
+    n_cpu_moe: int = 0
     threads: int | None = None
-    batch: int = 512
-    ubatch: int = 512
-    mmap: bool = True
-    rpc: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from phitui.domain.chat import EngineSettings
 from phitui.domain.hardware import DeviceKind
-from phitui.domain.placement import HOST, ModelMemory, padded_context
+from phitui.domain.placement import HOST, ModelMemory, sequence_context
 
 
 def compute_estimate(
@@ -31,7 +31,11 @@ def compute_estimate(
     needs[last] = max(needs[last], graph.logits(last == HOST, last in places[:-1], HOST not in places))
     if kinds:
         needs[HOST] = max(needs[HOST], graph.hand_over())
-    if kinds and kinds[0] in ("gpu", "igpu") and HOST in places:
+    experts = bool(kinds) and settings.n_cpu_moe > 0 and HOST not in places[: settings.n_cpu_moe]
+    if experts:
+        needs[HOST] = max(needs[HOST], graph.repeating(on_host=True))
+    copies = settings.op_offload and kinds and kinds[0] in ("gpu", "igpu")
+    if copies and (HOST in places or experts):
         copied = max(model.largest, (model.output or model.embedding) if places[-1] == HOST else 0)
         needs[0] = max(needs[0], graph.repeating(on_host=False), graph.logits(False, True, False)) + copied
     return needs
@@ -48,8 +52,8 @@ class _Graph:
     def __init__(self, model: ModelMemory, settings: EngineSettings) -> None:
         self._model = model
         self._flash = settings.flash_attention is not False
-        cells = padded_context(settings.context)
-        self._tokens = min(settings.ubatch, cells)
+        cells = sequence_context(settings.context, settings.parallel, settings.kv_unified)
+        self._tokens = min(settings.ubatch, cells * (1 if settings.kv_unified else settings.parallel))
         self._cells = cells
         self._state = self._tokens * model.width * 4
         self._mask = self._tokens * cells * (2 if self._flash else 4)

@@ -41,11 +41,21 @@ class OptionSpec:
     minimum: float | None = None
     maximum: float | None = None
     advanced: bool = False
+    words: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    flag_name: str = ""
+    joined: bool = False
 
     @property
     def flag(self) -> str:
         """The long command line flag."""
-        return "--" + self.name.replace("_", "-")
+        return self.flag_name or "--" + self.name.replace("_", "-")
+
+    def text(self, value: Any) -> str:
+        """A value as it is written after the flag."""
+        for word, meant in self.words.items():
+            if value == meant and type(value) is type(meant):
+                return word
+        return ",".join(f"{item:g}" for item in value) if self.joined else str(value)
 
 
 def option(
@@ -56,14 +66,25 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     advanced: bool = False,
+    words: Mapping[str, Any] | None = None,
+    flag: str = "",
+    joined: bool = False,
 ) -> Any:
-    """Declare a field of an options dataclass. `advanced` options are folded away in forms."""
+    """Declare a field of an options dataclass. `advanced` options are folded away in forms.
+
+    `words` stand for values ({"auto": None, "all": -1}) and are accepted wherever a value is; a yes-or-no option with
+    words takes a word instead of being a switch. `flag` is the command line flag where it is not the field's name.
+    `joined`: several values in one text, with commas between them.
+    """
     details = {
         "help": help,
         "choices": tuple(choices),
         "minimum": minimum,
         "maximum": maximum,
         "advanced": advanced,
+        "words": dict(words or {}),
+        "flag_name": flag,
+        "joined": joined,
     }
     return dataclasses.field(default=default, metadata={"phitui": details})
 
@@ -100,6 +121,10 @@ def build(options: type, values: Mapping[str, Any]) -> Any:
 
 
 def _coerce(spec: OptionSpec, value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in spec.words:
+        return spec.words[value.lower()]
+    if spec.joined and isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
     if value is None:
         if spec.optional:
             return None

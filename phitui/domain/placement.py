@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from phitui.domain.load import KV_TYPES
 from phitui.domain.model import ModelFacts
 from phitui.domain.tensors import TensorType, align
 from phitui.errors import InvalidFile, UsageError
@@ -23,10 +24,8 @@ HOST = -1
 CONTEXT_PAD = 256
 """llama.cpp rounds n_ctx up to a multiple of this."""
 
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-"""Types that llama.cpp takes for the KV cache."""
-
 _BLOCK = re.compile(r"blk\.(\d+)\.")
+_EXPERT = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\.")
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class ModelMemory:
     shared: int
     largest: int
     tied: bool
+    experts: tuple[int, ...] = ()
+    expert_count: int = 0
 
     @property
     def layers_total(self) -> int:
@@ -78,6 +79,7 @@ def model_memory(facts: ModelFacts, tensors: Iterable[tuple[str, int]]) -> Model
             f"{facts.name or 'this file'} has no layers", "it is not a language model that can be planned"
         )
     blocks = [0] * facts.layers
+    experts = [0] * facts.layers
     embedding = output = shared = largest = other = 0
     tied = True
     for name, size in tensors:
@@ -86,6 +88,7 @@ def model_memory(facts: ModelFacts, tensors: Iterable[tuple[str, int]]) -> Model
             if layer >= facts.layers:
                 raise InvalidFile(f"tensor {name} belongs to layer {layer}, but the model says it has {facts.layers}")
             blocks[layer] += size
+            experts[layer] += size if _EXPERT.search(name) else 0
             largest = max(largest, size)
         elif name.startswith("token_embd."):
             embedding += size
@@ -116,12 +119,20 @@ def model_memory(facts: ModelFacts, tensors: Iterable[tuple[str, int]]) -> Model
         shared,
         largest,
         tied,
+        tuple(experts) if any(experts) else (),
+        facts.experts,
     )
 
 
 def padded_context(context: int) -> int:
     """The cells that llama.cpp really makes for an n_ctx."""
     return align(context, CONTEXT_PAD)
+
+
+def sequence_context(context: int, parallel: int = 1, unified: bool = False) -> int:
+    """The cells that each of `parallel` sequences gets of an n_ctx: all of them where the cache is unified."""
+    cells = padded_context(context)
+    return cells if unified or parallel == 1 else padded_context(cells // parallel)
 
 
 def kv_type(name: str) -> TensorType:
@@ -131,20 +142,22 @@ def kv_type(name: str) -> TensorType:
     return TensorType[name.upper()]
 
 
-def kv_per_layer(model: ModelMemory, context: int, kind: str) -> int:
-    """Bytes of one layer's keys and values: row size of the KV type times the padded context.
+def kv_per_layer(
+    model: ModelMemory, context: int, kind: str, values: str | None = None, parallel: int = 1, unified: bool = False
+) -> int:
+    """Bytes of one layer's keys (of type `kind`) and values (`values`, or the same): row size times the cells.
 
-    Raises UsageError where the model's heads do not divide into the type's blocks.
+    Raises UsageError where the model's heads do not divide into a type's blocks.
     """
-    type_ = kv_type(kind)
-    if model.key_length % type_.block or model.value_length % type_.block:
-        raise UsageError(
-            f"a {kind} KV cache needs heads of a multiple of {type_.block}; this model's have {model.key_length}",
-            "use f16",
-        )
-    keys = type_.row_bytes(model.heads_kv * model.key_length)
-    values = type_.row_bytes(model.heads_kv * model.value_length)
-    return (keys + values) * padded_context(context)
+    sizes = 0
+    for name, length in ((kind, model.key_length), (values or kind, model.value_length)):
+        type_ = kv_type(name)
+        if length % type_.block:
+            raise UsageError(
+                f"a {name} KV cache needs heads of a multiple of {type_.block}; this model's have {length}", "use f16"
+            )
+        sizes += type_.row_bytes(model.heads_kv * length)
+    return sizes * sequence_context(context, parallel, unified) * (1 if unified else parallel)
 
 
 def single(value: float) -> float:
@@ -152,7 +165,7 @@ def single(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-def deal(layers_total: int, n_gpu_layers: int, free: Sequence[int]) -> tuple[int, ...]:
+def deal(layers_total: int, n_gpu_layers: int, free: Sequence[float]) -> tuple[int, ...]:
     """The device index of each layer (the last is the output layer); HOST for those that stay.
 
     `free` are the devices' free bytes in llama.cpp's order; layers go to them in that proportion.
@@ -171,14 +184,18 @@ def deal(layers_total: int, n_gpu_layers: int, free: Sequence[int]) -> tuple[int
     return tuple(places)
 
 
-def weights_by_place(model: ModelMemory, places: Sequence[int], devices: int) -> list[int]:
+def weights_by_place(model: ModelMemory, places: Sequence[int], devices: int, n_cpu_moe: int = 0) -> list[int]:
     """Bytes of weights on each of `devices` devices and, last, on the host.
 
-    A tied token embedding is the output layer too: it is copied to the device that holds the output layer.
+    The experts of the first `n_cpu_moe` layers stay on the host, wherever the rest of the layer is. A tied token
+    embedding is the output layer too: it is copied to the device that holds the output layer.
     """
     held = [0] * (devices + 1)
     for layer, size in enumerate(model.blocks):
         held[places[layer]] += size
+        if model.experts and layer < n_cpu_moe and places[layer] != HOST:
+            held[places[layer]] -= model.experts[layer]
+            held[HOST] += model.experts[layer]
     held[HOST] += model.embedding
     held[places[-1]] += model.output
     if model.tied and places[-1] != HOST:

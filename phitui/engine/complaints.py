@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 KEPT = 3
@@ -16,10 +17,12 @@ class NativeLog:
     """Writes llama.cpp's log, all but debugging, to descriptor 2 and remembers its last complaints.
 
     `library` is the module llama_cpp.llama_cpp of the process that loaded it; this module loads nothing. Descriptor 2
-    must be a log file by then: jobs, engines and other children of phitui see to that.
+    must be a log file by then: jobs, engines and other children of phitui see to that. `listen`, if set, is given every
+    text too.
     """
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, listen: Callable[[str], None] | None = None) -> None:
+        self.listen = listen
         self._complaints: deque[str] = deque(maxlen=KEPT)
         self._level = 0
         self._callback = library.llama_log_callback(self._take)  # the library keeps only a pointer: this must live on
@@ -31,6 +34,8 @@ class NativeLog:
             return
         with contextlib.suppress(OSError):  # a full disk must not end the work
             os.write(2, text)
+        if self.listen is not None:
+            self.listen(text.decode("utf-8", "replace"))
         if self._level == _ERROR and text.strip():
             self._complaints.append(text.decode("utf-8", "replace").strip())
 

@@ -70,7 +70,8 @@ def error_message(number: int | None, error: PhituiError) -> dict[str, Any]:
 
 def settings_of(message: Mapping[str, Any]) -> EngineSettings:
     values = dict(message["settings"])
-    return EngineSettings(**(values | {"rpc": tuple(values.get("rpc", ()))}))
+    lists = {name: tuple(values.get(name, ())) for name in ("rpc", "tensor_split")}
+    return EngineSettings(**(values | lists))
 
 
 def sampling_of(message: Mapping[str, Any]) -> Sampling:

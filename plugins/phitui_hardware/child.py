@@ -14,10 +14,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, Any
 
-from phitui.api import EngineError, PhituiError, Unavailable, UsageError
+from phitui.api import EngineError, EngineSettings, MemoryBuffer, PhituiError, Unavailable, UsageError
 
 ANSWER_SECONDS = 30.0
 """The longest a question may take: a GPU driver that wakes up needs seconds."""
@@ -173,6 +175,18 @@ def engine(rpc: Sequence[str] = ()) -> Mapping[str, Any]:
             answer = child(key).ask({"op": "engine"})
             _known[key] = (time.monotonic(), answer)
         return answer
+
+
+def measure(model: Path, settings: EngineSettings) -> list[MemoryBuffer]:
+    """What a load of `model` would allocate (see phitui_hardware.measure), from the warm child."""
+    question = {
+        "op": "measure",
+        "path": str(model),
+        "modified": model.stat().st_mtime,
+        "settings": asdict(settings),
+    }
+    rows = child(settings.rpc).ask(question)["buffers"]
+    return [MemoryBuffer(row["name"], row["device"], row["compute"], row.get("weights"), row.get("kv")) for row in rows]
 
 
 _engine_lock = threading.Lock()

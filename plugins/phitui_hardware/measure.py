@@ -9,8 +9,10 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from phitui.api import EngineSettings, context_parameters, model_parameters
 from phitui_hardware.native import Ggml, LogCapture, breakdown
 
 KEPT_MODELS = 4
@@ -41,16 +43,17 @@ class Meter:
         self._breakdown = breakdown(llama)
         offloading = [device for device in ggml.devices() if device.kind in OFFLOADING]
         self._devices = sorted(offloading, key=lambda device: not device.registry.startswith("RPC"))  # workers first
-        self._models: OrderedDict[tuple[str, int, float], Any] = OrderedDict()
+        self._models: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def measure(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Rows of {"name", "device", "compute"} and, where llama.cpp's own accounting can be read, "weights" and "kv".
 
-        `request` has path, modified (a number that changes with the file), layers, context, batch, ubatch, kv_type (a
-        ggml type id) and flash_attention. Raises MeasureError.
+        `request` has path, modified (a number that changes with the file) and settings (EngineSettings as a mapping).
+        Raises MeasureError.
         """
-        model = self._model(str(request["path"]), int(request["layers"]), float(request["modified"]))
-        with self._context(model, request) as (context, lines):
+        settings = settings_of(request["settings"])
+        model = self._model(str(request["path"]), float(request["modified"]), settings)
+        with self._context(model, settings) as (context, lines):
             logged, outputs = logged_buffers(lines, _COMPUTE), logged_buffers(lines, _OUTPUT)
             accounted = self._accounted(context) if self._breakdown else []
         if accounted and agree(accounted, logged):
@@ -60,7 +63,7 @@ class Meter:
         owned = [row | {"device": self._owner(row["name"])} for row in rows]
         copies = pipeline_copies(lines)
         if copies > 1:
-            tokens = min(int(request["ubatch"]), int(request["context"]))
+            tokens = min(settings.ubatch, settings.batch, settings.context)
             self._correct(owned, copies * tokens * self._llama.llama_model_n_embd(model) * 4)
         return owned
 
@@ -76,15 +79,15 @@ class Meter:
             if row["device"] in working - {first}:
                 row["compute"] -= excess
 
-    def _model(self, path: str, layers: int, modified: float) -> Any:
-        key = (path, layers, modified)
+    def _model(self, path: str, modified: float, settings: EngineSettings) -> Any:
+        placing = (settings.layers, settings.n_cpu_moe, settings.split_mode, settings.tensor_split, settings.main_gpu)
+        key = (path, modified, *placing)
         if key in self._models:
             self._models.move_to_end(key)
             return self._models[key]
-        params = self._llama.llama_model_default_params()
+        # no_alloc works with no other load mode; how weights come into memory changes no buffer's size
+        params, _kept = model_parameters(self._llama, replace(settings, mmap=False, mlock=False))
         params.no_alloc = True
-        params.load_mode = self._llama.LLAMA_LOAD_MODE_NONE
-        params.n_gpu_layers = layers
         self._log.take()
         model = self._llama.llama_model_load_from_file(path.encode(), params)
         if not model:
@@ -95,14 +98,8 @@ class Meter:
         return model
 
     @contextmanager
-    def _context(self, model: Any, request: Mapping[str, Any]) -> Iterator[tuple[Any, list[str]]]:
-        params = self._llama.llama_context_default_params()
-        params.n_ctx = int(request["context"])
-        params.n_batch = int(request["batch"])
-        params.n_ubatch = int(request["ubatch"])
-        params.type_k = params.type_v = int(request["kv_type"])
-        flash = request["flash_attention"]
-        params.flash_attn_type = -1 if flash is None else int(bool(flash))
+    def _context(self, model: Any, settings: EngineSettings) -> Iterator[tuple[Any, list[str]]]:
+        params = context_parameters(self._llama, settings, settings.context)
         self._log.take()
         context = self._llama.llama_init_from_model(model, params)
         lines = self._log.take()
@@ -131,6 +128,12 @@ class Meter:
             }
             for kind, weights, kv, compute in self._breakdown(context)
         ]
+
+
+def settings_of(values: Mapping[str, Any]) -> EngineSettings:
+    """EngineSettings that came through JSON."""
+    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return EngineSettings(**known)
 
 
 def logged_buffers(lines: Sequence[str], pattern: re.Pattern[str]) -> list[dict[str, Any]]:

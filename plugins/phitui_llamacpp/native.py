@@ -5,19 +5,23 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from phitui.api import EngineError, EngineSettings, NativeLog, TensorType, Unavailable, UsageError
+from phitui.api import (
+    EngineError,
+    EngineSettings,
+    NativeLog,
+    Unavailable,
+    UsageError,
+    ask_workers,
+    context_parameters,
+    model_parameters,
+)
 
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-CONNECT_PATIENCE = 5.0
-"""Seconds to wait for an RPC worker to accept a connection."""
-_FLOATS = ("f32", "f16", "bf16")
 _GPU_KINDS = (1, 2)  # ggml_backend_dev_type: GPU, IGPU
 
 
@@ -51,12 +55,10 @@ def load_model(path: Path, settings: EngineSettings, progress: Callable[[float],
         progress(part)
         return True
 
-    parameters = lib.llama_model_default_params()
-    parameters.n_gpu_layers = settings.layers
-    parameters.load_mode = lib.LLAMA_LOAD_MODE_MMAP if settings.mmap else lib.LLAMA_LOAD_MODE_NONE
+    parameters, kept = model_parameters(lib, settings)
     parameters.progress_callback = callback = lib.llama_progress_callback(report)
     model = lib.llama_model_load_from_file(os.fsencode(path), parameters)
-    del callback
+    del callback, kept
     if not model:
         raise EngineError(
             f"llama.cpp cannot load {path.name}: {log.why()}",
@@ -67,26 +69,12 @@ def load_model(path: Path, settings: EngineSettings, progress: Callable[[float],
 
 def make_context(model: Any, settings: EngineSettings, n_ctx: int, switch: Switch, log: NativeLog) -> Any:
     """The context with its KV cache and compute buffers. Raises EngineError with llama.cpp's own complaint."""
-    kv_type = settings.kv_type.lower()
-    if kv_type not in KV_TYPES:
-        raise UsageError(f"the KV cache cannot be {settings.kv_type!r}", f"KV types: {', '.join(KV_TYPES)}")
-    if kv_type not in _FLOATS and settings.flash_attention is False:
-        raise UsageError(f"a {kv_type} KV cache needs flash attention", "leave flash attention on, or use f16")
-    parameters = lib.llama_context_default_params()
-    parameters.n_ctx = n_ctx
-    parameters.n_batch = min(settings.batch, n_ctx)
-    parameters.n_ubatch = min(settings.ubatch, parameters.n_batch)
-    parameters.n_seq_max = 1
+    parameters = context_parameters(lib, settings, n_ctx)
+    if settings.flash_attention is False and settings.value_type.lower() not in ("f32", "f16", "bf16"):
+        raise UsageError(f"a {settings.value_type} KV cache needs flash attention", "leave it on, or use f16")
     parameters.n_threads = parameters.n_threads_batch = settings.threads or default_threads()
-    parameters.type_k = parameters.type_v = TensorType[kv_type.upper()]
-    parameters.flash_attn_type = {
-        None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
-        True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-    }[settings.flash_attention]
     parameters.abort_callback = switch.callback
     parameters.abort_callback_data = switch.data
-    parameters.no_perf = True
     context = lib.llama_init_from_model(model, parameters)
     if not context:
         raise EngineError(
@@ -100,7 +88,10 @@ def add_servers(servers: Sequence[str]) -> None:
     """Register RPC workers (HOST:PORT) as devices. Raises Unavailable if this build has no RPC or one is not there."""
     if not servers:
         return
-    ggml, base = _ggml()
+    for worker in ask_workers(servers):  # llama.cpp itself would wait for ever, or end this process
+        if worker.state != "ready":
+            raise worker.refusal()
+    ggml, base = ggml_libraries()
     ggml.ggml_backend_reg_by_name.restype = ctypes.c_void_p
     ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
     registry = ggml.ggml_backend_reg_by_name(b"RPC")
@@ -116,26 +107,10 @@ def add_servers(servers: Sequence[str]) -> None:
     ggml.ggml_backend_register.argtypes = [ctypes.c_void_p]
     ggml.ggml_backend_register.restype = None
     for server in servers:
-        _reach(server)
         added = add(server.encode())
         if not added:
-            raise Unavailable(
-                f"no RPC worker answers at {server}", "start one there: rpc-server (ggml-rpc-server) of llama.cpp"
-            )
+            raise Unavailable(f"the RPC worker {server} lends no device", "phitui worker says what it lends")
         ggml.ggml_backend_register(added)
-
-
-def _reach(server: str) -> None:
-    """Raise Unavailable if nothing listens at HOST:PORT: llama.cpp itself would abort the process."""
-    host, _, port = server.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_PATIENCE).close()
-    except ValueError:
-        raise UsageError(f"{server!r} is not HOST:PORT", "for example: --rpc 127.0.0.1:50052") from None
-    except OSError as error:
-        raise Unavailable(
-            f"no RPC worker answers at {server}: {error}", "start one there: rpc-server (ggml-rpc-server) of llama.cpp"
-        ) from None
 
 
 def has_gpu() -> bool:
@@ -143,12 +118,12 @@ def has_gpu() -> bool:
 
     (llama_supports_gpu_offload is true for every build with RPC, with or without workers.)
     """
-    ggml, _ = _ggml()
+    ggml, _ = ggml_libraries()
     ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
     return any(ggml.ggml_backend_dev_by_type(kind) for kind in _GPU_KINDS)
 
 
-def _ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+def ggml_libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """libggml and libggml-base under the names that libllama links: any other name would load a second registry."""
     loaded = Path(str(getattr(lib._lib, "_name", "")))  # LLAMA_CPP_LIB_PATH may have moved it
     folder = loaded.parent if loaded.is_file() else Path(lib.__file__).parent / "lib"

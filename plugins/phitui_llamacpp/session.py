@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import llama_cpp.llama_cpp as lib
 
 from phitui.api import (
@@ -29,6 +30,7 @@ from phitui.api import (
     render_chat,
 )
 from phitui_llamacpp import native
+from phitui_llamacpp.buffers import BufferLog, free_memory, private_memory
 from phitui_llamacpp.pieces import Pieces
 from phitui_llamacpp.prompt import fallback_template
 from phitui_llamacpp.vocabulary import Vocabulary
@@ -69,11 +71,13 @@ class LlamaSession:
 
     def __init__(self, path: Path, settings: EngineSettings, progress: Callable[[float], None]) -> None:
         began = time.perf_counter()
-        self._log = NativeLog(lib)
+        buffers = BufferLog()
+        self._log = NativeLog(lib, buffers)
         self._switch = native.Switch()
         self._model: Any = native.load_model(path, settings, progress, self._log)
         trained = lib.llama_model_n_ctx_train(self._model)
-        wanted = min(settings.context, trained) if trained > 0 else settings.context
+        limit = trained * (1 if settings.kv_unified else settings.parallel)
+        wanted = min(settings.context, limit) if trained > 0 else settings.context
         self._context: Any = native.make_context(self._model, settings, wanted, self._switch, self._log)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = int(lib.llama_n_batch(self._context))
@@ -85,14 +89,20 @@ class LlamaSession:
         """The text of those tokens, special ones included; empty where it is not known exactly."""
         with contextlib.suppress(PhituiError):  # compiled now, so the first answer comes sooner; ask shows its faults
             self._render([{"role": "user", "content": "Hello"}])
+        self._log.listen = None
         self.info = self._describe(path, settings, trained, time.perf_counter() - began)
+        self.info.details["memory"] = {
+            "buffers": buffers.rows(),
+            "free": free_memory(*native.ggml_libraries()),
+            "private": private_memory(),
+        }
 
     def _describe(self, path: Path, settings: EngineSettings, trained: int, seconds: float) -> SessionInfo:
         total = lib.llama_model_n_layer(self._model) + 1
         wanted = total if settings.layers < 0 else min(settings.layers, total)
-        context = int(lib.llama_n_ctx(self._context))
+        context = int(lib.llama_n_ctx_seq(self._context))
         notes = []
-        if settings.context > trained > 0:
+        if settings.context > trained > 0 and settings.parallel == 1:
             notes.append(
                 f"the context is {trained}, the most this model was trained for ({settings.context} was asked)"
             )
@@ -108,6 +118,7 @@ class LlamaSession:
             load_seconds=round(seconds, 3),
             details={
                 "name": self._metadata("general.name"),
+                "library": f"llama-cpp-python {llama_cpp.__version__}",
                 "threads": int(lib.llama_n_threads(self._context)),
                 "kv_type": settings.kv_type,
                 "context_trained": int(trained),

@@ -207,9 +207,14 @@ def compare(made: OffloadPlan, real: dict[str, dict[str, float]]) -> None:
 def test_cpu_plan_is_what_is_allocated(
     model: Path, context: Context, kv_type: str, flash: bool | None, ubatch: int
 ) -> None:
-    request = PlanRequest(str(model), 2048, 0, kv_type, flash, ubatch=ubatch)
+    request = PlanRequest(str(model), context=2048, layers=0, kv_type=kv_type, flash_attention=flash, ubatch=ubatch)
     made = plan(context, request)
-    assert made.how == {"weights": "exact", "kv": "exact", "compute": "measured", "memory": "measured"}
+    assert [made.how[what] for what in ("weights", "kv", "compute", "memory")] == [
+        "exact",
+        "exact",
+        "measured",
+        "measured",
+    ]
     compare(made, allocated(model, request))
 
 
@@ -220,7 +225,9 @@ CASES = [(1, "f16", None, 1), (3, "q4_0", True, 1), (7, "f16", False, 1), (5, "q
 def test_plan_with_workers_is_what_is_allocated(
     model: Path, context: Context, workers: list[str], layers: int, kv_type: str, flash: bool | None, count: int
 ) -> None:
-    request = PlanRequest(str(model), 1024, layers, kv_type, flash, rpc=tuple(workers[:count]))
+    request = PlanRequest(
+        str(model), context=1024, layers=layers, kv_type=kv_type, flash_attention=flash, rpc=tuple(workers[:count])
+    )
     made = plan(context, request)
     assert [device.kind for device in made.devices] == ["remote"] * count + ["cpu"]
     real = allocated(model, request)
@@ -235,7 +242,7 @@ def test_the_estimate_is_near_what_is_measured(model: Path, context: Context, wo
     off = []
     for layers, flash, size in itertools.product((0, 4, 7), (True, False), (512, 8192)):
         rpc = tuple(workers[:1]) if layers else ()
-        request = PlanRequest(str(model), size, layers, flash_attention=flash, rpc=rpc)
+        request = PlanRequest(str(model), context=size, layers=layers, flash_attention=flash, rpc=rpc)
         for guess, known in zip(
             plan(context, request, probe=False).devices, plan(context, request).devices, strict=True
         ):

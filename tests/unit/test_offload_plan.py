@@ -145,7 +145,13 @@ def test_measured_buffers_replace_the_formula_and_unknown_ones_are_ram() -> None
     device, host = made.devices
     assert (device.weights, device.compute) == (50, 7)
     assert (host.weights, host.compute) == (1105, 11)
-    assert made.how == {"weights": "exact", "kv": "exact", "compute": "measured", "memory": "exact, measured"}
+    assert made.how == {
+        "weights": "exact",
+        "kv": "exact",
+        "compute": "measured",
+        "mapped": "measured",
+        "memory": "exact, measured",
+    }
 
 
 def test_measured_compute_corrects_the_solver() -> None:
@@ -170,7 +176,7 @@ def test_measured_compute_corrects_the_solver() -> None:
 )
 def test_every_plan_adds_up(layers: int, context: int, kind: str, sizes: list[int]) -> None:
     machine = [*(gpu(f"CUDA{n}", size * GIB) for n, size in enumerate(sizes)), RAM]
-    made = plan(PHI4_MINI, machine, PlanRequest("m", context, layers, kind))
+    made = plan(PHI4_MINI, machine, PlanRequest("m", context=context, layers=layers, kv_type=kind))
     assert made.fits == all(row.sum <= row.free for row in made.devices)
     copies = PHI4_MINI.embedding if layers and sizes else 0
     assert sum(row.weights for row in made.devices) in range(

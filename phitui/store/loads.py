@@ -1,0 +1,197 @@
+"""What loads were planned to take, what they then took, and how fast they answered: on this machine, kept for good.
+
+One SQLite file in WAL mode, safe with several processes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from phitui.domain.memory import Learned
+from phitui.errors import PhituiError
+from phitui.store.database import open_database
+
+UPGRADES: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE loads (
+            id INTEGER PRIMARY KEY, created REAL NOT NULL, machine TEXT NOT NULL, library TEXT NOT NULL,
+            model TEXT NOT NULL, fingerprint TEXT NOT NULL, settings TEXT NOT NULL, context INTEGER NOT NULL,
+            decode_tokens INTEGER NOT NULL DEFAULT 0, decode_seconds REAL NOT NULL DEFAULT 0
+        )""",
+        """CREATE TABLE devices (
+            load INTEGER NOT NULL REFERENCES loads (id), device TEXT NOT NULL, backend TEXT NOT NULL,
+            predicted INTEGER NOT NULL, buffers INTEGER NOT NULL, actual INTEGER NOT NULL,
+            PRIMARY KEY (load, device)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX loads_of ON loads (fingerprint, settings, created)",
+    ),
+)
+REMEMBERED = 9
+"""Loads per device that a correction is the median of: enough to outvote one that another program disturbed."""
+
+FEWEST_TOKENS = 16
+"""Tokens that a speed must rest on."""
+
+
+@dataclass(frozen=True)
+class DeviceLoad:
+    """One device in one load; bytes. `device` names it and what it is.
+
+    `predicted` is the plan without any correction, `buffers` what the engine said it allocated, `actual` what it took
+    in all: beyond its buffers a load needs what drivers and libraries keep for themselves.
+    """
+
+    device: str
+    backend: str
+    predicted: int
+    buffers: int
+    actual: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load of a model file. `created` in unix seconds; `settings` is a text equal for loads of equal speed."""
+
+    created: float
+    machine: str
+    library: str
+    model: str
+    fingerprint: str
+    settings: str
+    context: int
+    devices: tuple[DeviceLoad, ...]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How fast the answers of one load were."""
+
+    created: float
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds
+
+
+class LoadStore:
+    """The loads in the file `path`. One instance is for one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file; one that is damaged is moved aside. Raises PhituiError if that cannot be."""
+        self._path = path
+        try:
+            self._database = open_database(path, UPGRADES, "loads")
+        except (OSError, sqlite3.Error) as error:
+            raise self._refused(error) from None
+
+    def __enter__(self) -> LoadStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add(self, load: Load) -> int:
+        """Remember a load; its number."""
+        with self._refusing():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                cursor = self._database.execute(
+                    "INSERT INTO loads (created, machine, library, model, fingerprint, settings, context)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        load.created,
+                        load.machine,
+                        load.library,
+                        load.model,
+                        load.fingerprint,
+                        load.settings,
+                        load.context,
+                    ),
+                )
+                number = int(cursor.lastrowid or 0)
+                self._database.executemany(
+                    "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?)",
+                    [(number, d.device, d.backend, d.predicted, d.buffers, d.actual) for d in load.devices],
+                )
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+        return number
+
+    def add_answer(self, number: int, tokens: int, seconds: float) -> None:
+        """Count an answer of `tokens` generated in `seconds` to that load."""
+        with self._refusing():
+            self._database.execute(
+                "UPDATE loads SET decode_tokens = decode_tokens + ?, decode_seconds = decode_seconds + ? WHERE id = ?",
+                (tokens, seconds, number),
+            )
+
+    def answered(self, machine: str, fingerprint: str, settings: str) -> Answered | None:
+        """The newest load of that file with those settings that answered anything worth counting."""
+        with self._refusing():
+            row = self._database.execute(
+                "SELECT created, decode_tokens, decode_seconds FROM loads WHERE machine = ? AND fingerprint = ?"
+                " AND settings = ? AND decode_tokens >= ? AND decode_seconds > 0 ORDER BY created DESC LIMIT 1",
+                (machine, fingerprint, settings, FEWEST_TOKENS),
+            ).fetchone()
+        return Answered(*row) if row else None
+
+    def learned(self, machine: str) -> dict[tuple[str, str], Learned]:
+        """By (device, backend): the median of what its last loads took beyond their plan, never less than nothing.
+
+        Only loads with the library of the newest one count: another version has other needs.
+        """
+        with self._refusing():
+            rows = self._database.execute(
+                "SELECT device, backend, library, actual - predicted FROM devices JOIN loads ON load = id"
+                " WHERE machine = ? ORDER BY created DESC, id DESC LIMIT 1000",
+                (machine,),
+            ).fetchall()
+        beyond: dict[tuple[str, str], list[int]] = {}
+        library: dict[tuple[str, str], str] = {}
+        for device, backend, version, excess in rows:
+            key = (device, backend)
+            if library.setdefault(key, version) == version and len(beyond.setdefault(key, [])) < REMEMBERED:
+                beyond[key].append(excess)
+        return {key: Learned(max(0, int(statistics.median(found))), len(found)) for key, found in beyond.items()}
+
+    def last(self, count: int = 20) -> Sequence[Load]:
+        """The newest loads, newest first."""
+        with self._refusing():
+            rows = self._database.execute(
+                "SELECT id, created, machine, library, model, fingerprint, settings, context FROM loads"
+                " ORDER BY created DESC, id DESC LIMIT ?",
+                (count,),
+            ).fetchall()
+            return [
+                Load(created, machine, library, model, mark, settings, context, self._devices(number))
+                for number, created, machine, library, model, mark, settings, context in rows
+            ]
+
+    def _devices(self, number: int) -> tuple[DeviceLoad, ...]:
+        query = "SELECT device, backend, predicted, buffers, actual FROM devices WHERE load = ?"
+        return tuple(DeviceLoad(*row) for row in self._database.execute(query, (number,)))
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> PhituiError:
+        return PhituiError(
+            f"the record of loads in {self._path} cannot be used: {error}",
+            "is the disk full or read-only, or did a later phitui write it?",
+        )
