@@ -234,12 +234,16 @@ _EMPTY = re.compile(
 """Lines that say that something failed, and not what."""
 
 
+def _tells(line: str) -> bool:
+    return bool(_TELLING.search(line)) and not _EMPTY.search(line)
+
+
 def telling(lines: Sequence[str], most: int = 4) -> str:
     """The lines of an installer's output that say what went wrong, with their meaning where it is known."""
-    text = "\n".join(lines)
-    meaning = next((said for pattern, said in MEANINGS if re.search(pattern, text, re.I)), "")
     clean = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in lines]
-    found = [line for line in dict.fromkeys(clean) if _TELLING.search(line) and not _EMPTY.search(line)]
+    known = {line: said for line in clean for pattern, said in MEANINGS if re.search(pattern, line, re.IGNORECASE)}
+    meaning = next(iter(known.values()), "")
+    found = [line for line in dict.fromkeys(clean) if line in known or _tells(line)]
     found = found[:most] or [line for line in clean if line][-most:]
     shown = "\n".join(f"    {visible(line)[:200]}" for line in found)
     return f"{meaning}\n{shown}" if meaning else f"its output says\n{shown}" if shown else "it said nothing"
