@@ -18,6 +18,8 @@ from phitui_rpc.library import INSTALL, has_rpc
 
 PORT = 50052
 """llama.cpp's own default."""
+_MOMENT = 0.3
+"""Seconds within which a greeting is over."""
 _STEADY = 10.0
 """Seconds a server must have lived to be started again when it dies."""
 
@@ -108,9 +110,8 @@ def _document(server: process.Server, worker: Worker, options: WorkerOptions) ->
 def _introduction(document: Mapping[str, Any], exposed: bool) -> Iterator[str]:
     yield f"serving on {document['endpoint']} (RPC protocol {document['protocol']})"
     for device in document["devices"]:
-        free, total = (device[key] / 1024**3 for key in ("free", "total"))
         about = f"  {device['description']}" if device.get("description") else ""
-        yield f"  {device['name']:<8} {free:.1f} of {total:.1f} GiB free{about}"
+        yield f"  {device['name']:<8} {_shown(device['free'])} of {_shown(device['total'])} free{about}"
     port = document["port"]
     if exposed and document["host"] != "127.0.0.1":
         yield f"! {address.DANGER}"
@@ -122,11 +123,15 @@ def _introduction(document: Mapping[str, Any], exposed: bool) -> Iterator[str]:
 
 
 def _serve(server: process.Server, say: Say) -> None:
-    """Say who comes and goes; start a server that dies again. Never returns; raises Cancelled or EngineError."""
-    began, greeting = time.monotonic(), True
+    """Say who comes and goes; start a server that dies again. Never returns; raises Cancelled or EngineError.
+
+    Who only asks what there is comes and goes within a moment, and is not spoken of.
+    """
+    began = time.monotonic()
+    peers, told = "", False
     while True:
         try:
-            line = server.line(1.0)
+            line = server.line(_MOMENT if peers and not told else 1.0)
         except EngineError as error:
             if time.monotonic() - began < _STEADY:
                 raise
@@ -134,17 +139,23 @@ def _serve(server: process.Server, say: Say) -> None:
             server.end()
             server.start()
             say(f"{_now()} started again")
-            began, greeting = time.monotonic(), True
+            began, peers, told = time.monotonic(), "", False
             continue
-        if line == "Accepted client connection":
-            if not greeting:
-                say(f"{_now()} connected: {', '.join(server.peers()) or 'gone already'}")
+        if line is None and peers and not told:
+            say(f"{_now()} connected: {peers}")
+            told = True
+        elif line == "Accepted client connection":
+            peers, told = ", ".join(server.peers()) or "somebody", False
         elif line == "Client connection closed":
-            if not greeting:
+            if told:
                 say(f"{_now()} connection closed")
-            greeting = False
+            peers, told = "", False
         elif line and "error" in line.lower():
             say(f"{_now()} {line}")
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1024**3:.1f} GiB" if size >= 1024**3 else f"{size / 1024**2:.0f} MiB"
 
 
 def _now() -> str:
