@@ -119,13 +119,14 @@ def _build(backend: str, place: Surroundings, targets: Sequence[str], driver: st
 
 
 def _pip_flags(place: Surroundings) -> tuple[str, ...]:
-    """pip reuses a cached wheel whatever CMAKE_ARGS says, hence no cache. Where the engine is here, so is all that it
-    depends on: `--no-deps` leaves NumPy and the rest as they are, which --force-reinstall would replace."""
-    if place.installer.kind == "uv":
-        flags: tuple[str, ...] = ("--no-cache", "--reinstall-package", PACKAGE)
-    else:
-        flags = ("--no-cache-dir", "--force-reinstall")
-    return (*flags, "--no-deps") if place.engine_here else flags
+    """pip reuses a cached wheel whatever CMAKE_ARGS says, hence no cache. Where the engine is here already it must be
+    replaced even by the same version; then all that it depends on is here too, and --no-deps leaves NumPy and the rest
+    as they are."""
+    uv = place.installer.kind == "uv"
+    flags = ("--no-cache" if uv else "--no-cache-dir",)
+    if not place.engine_here:
+        return flags
+    return (*flags, *(("--reinstall-package", PACKAGE) if uv else ("--force-reinstall",)), "--no-deps")
 
 
 def _way(

@@ -33,15 +33,18 @@ class Backend:
         state = json.loads((HERE / "engine.json").read_text())
         inside = self.name in state["backends"]
         names, trouble = tuple(state["backends"]), state.get("trouble", "")
-        report = EngineReport("llama-cpp-python", state["version"], "/x", names, {"CPU": ("AVX2",)}, False, False, trouble)
+        features = {"CPU": ("AVX2",)}
+        engine = EngineReport("llama-cpp-python", state["version"], "/x", names, features, False, False, trouble)
         ways = tuple(
-            InstallWay(kind, f"X={x} {kind}-pip install", (f"{kind}-pip", "install"), (("X", x),), tuple(needs), "a note")
+            InstallWay(
+                kind, f"X={x} {kind}-pip install", (f"{kind}-pip", "install"), (("X", x),), tuple(needs), "note"
+            )
             for kind, x, needs in state["ways"]
         )
         card = Device("FAKE0", self.name, "gpu", "A card", 8 << 30, 7 << 30)
         cards = (card,) if inside and self.name != "cpu" else ()
-        return BackendReport(self.name, cards, inside, True, ways[0].line, (), (), report if self.name == "cpu" else None,
-                             ways, "A card, 8 GiB")
+        told = engine if self.name == "cpu" else None
+        return BackendReport(self.name, cards, inside, True, ways[0].line, (), (), told, ways, "A card, 8 GiB")
 
 @hookimpl
 def phitui_backends():
