@@ -41,17 +41,20 @@ def settle(
             raise Unavailable("no engine here can use RPC workers", "phitui doctor says how to install one that can")
         found = ask_workers(wanted) if fresh else known_workers(wanted)
         usable = tuple(worker.endpoint for worker in found if _usable(worker))
-        away = [worker.refusal() for worker in found if not _usable(worker)]
+        away = [worker for worker in found if not _usable(worker)]
         if named and away:
-            raise away[0] if len(away) == 1 else Unavailable("; ".join(e.message for e in away), away[0].hint)
+            refusals = [worker.refusal() for worker in away]
+            raise Unavailable("; ".join(each.message for each in refusals), refusals[0].hint)
         devices_of(usable, prober)
     except UsageError:
         raise
     except PhituiError as error:
         if named:
             raise
-        return replace(request, rpc=()), (f"without the workers of config.toml: {error.message}",)
-    return replace(request, rpc=usable), tuple(f"without {refusal.message[4:]}" for refusal in away)
+        return replace(request, rpc=()), (f"planned without the workers of config.toml: {error.message}",)
+    return replace(request, rpc=usable), tuple(
+        f"planned without the RPC worker {worker.endpoint} of config.toml: it {worker.why}" for worker in away
+    )
 
 
 def devices_of(endpoints: Sequence[str], prober: MemoryProbe | None) -> list[Device]:
