@@ -90,7 +90,41 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     done = offer.collect(Path(asked.model), read_text(text), out, settings, job)
-    return {"model": asked.model, **done}
+    made = _record(ctx, asked, offer, "" if own else str(text), job)
+    return {"model": asked.model, **done, "lineage": made}
+
+
+def _record(ctx: Context, asked: ImatrixRequest, offer: ImatrixCollector, text: str, job: JobContext) -> str:
+    """Leave a recipe beside the matrix; returns its path, or an empty text and a note of the job."""
+    from phitui.actions import lineage, provenance
+    from phitui.domain.offers import Offer
+    from phitui.domain.recipe import ImatrixStep, Recipe, ResultRecord
+    from phitui.store.hashes import sha256_of
+
+    out, model = Path(asked.out), Path(asked.model)
+    step = ImatrixStep(
+        model=lineage.relative(model, out.parent),
+        text=lineage.relative(Path(text), out.parent) if text else "",
+        out=out.name,
+        context=asked.context,
+        chunks=asked.chunks,
+        layers=asked.layers,
+        parse_special=asked.parse_special,
+        process_output=asked.process_output,
+    )
+    texts = [lineage.OptionFile("text", Path(text))] if text else []
+    recorder = lineage.Recorder(ctx, out, provenance.of_file(model), texts)
+    try:
+        offers = [offer] if isinstance(offer, Offer) else []
+        hashed = sha256_of(out)
+        recipe = Recipe(imatrix=step, made=lineage.made_by(ctx, offers))
+        recorder.seal(recipe, ResultRecord(out.name, hashed.size, hashed.sha256), job)
+        return str(recorder.publish(job) or "")
+    except InvalidFile as error:
+        job.note(f"the lineage is not recorded: {error.message}")
+        return ""
+    finally:
+        recorder.close()
 
 
 def normalized(ctx: Context, request: ImatrixRequest) -> ImatrixRequest:

@@ -25,7 +25,7 @@ from phitui.errors import PhituiError
 from phitui.store.hashes import Hashed, Hashing, HashStore
 from phitui.store.sidecar import Sidecar, beside, dumps, read_beside
 
-RESULT_TITLE = """How {name} was made. To make it again, byte for byte:
+RESULT_TITLE = """How {name} was made. To make it again{exactly}:
   phitui run {recipe}
 To see whether it and what it was made from are still the same:
   phitui run {recipe} --check"""
@@ -86,9 +86,14 @@ class Recorder:
                 for file in self._extra
             )
             whole = replace(
-                recipe, source=self._source.recorded(hashes), build_files=records if recipe.build else (), result=result
+                recipe,
+                source=self._source.recorded(hashes),
+                build_files=records if recipe.build else (),
+                imatrix_files=() if recipe.build else records,
+                result=result,
             )
-            title = RESULT_TITLE.format(name=self._out.name, recipe=beside(self._out).name)
+            exactly = ", byte for byte" if recipe.build else ""
+            title = RESULT_TITLE.format(name=self._out.name, recipe=beside(self._out).name, exactly=exactly)
             self._sidecar.prepare(dumps(whole, title))
             self._ready = True
         except PhituiError as error:

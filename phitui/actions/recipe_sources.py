@@ -104,7 +104,8 @@ def source_rows(recipe: Recipe, source: Path) -> list[Row]:
 
 def option_rows(ctx: Context, request: RunRequest, recipe: Recipe) -> list[Row]:
     """The recorded files that options name, such as an importance matrix."""
-    return [_row(file.option, file, find_file(ctx, request, file)) for file in recipe.build_files]
+    files = (*recipe.build_files, *recipe.imatrix_files)
+    return [_row(file.option, file, find_file(ctx, request, file)) for file in files]
 
 
 def find_file(ctx: Context, request: RunRequest, file: FileRecord) -> Path:

@@ -15,7 +15,7 @@ from phitui.actions.context import Context
 from phitui.actions.models import resolve_model
 from phitui.actions.recipe import RunRequest
 from phitui.actions.recipe_build import Building
-from phitui.actions.recipe_sources import locate
+from phitui.actions.recipe_sources import compare, locate, option_rows, refuse, source_rows
 from phitui.actions.source import converter_for, source_name
 from phitui.domain import options
 from phitui.domain.offers import JobContext
@@ -138,9 +138,17 @@ class Steps:
         key = self._key("imatrix", replace(asked, threads=None, overwrite=False), (asked.model, asked.text))
         if out.is_file() and (former := self._former("imatrix", key, out)):
             return former | {"skipped": f"{out.name} is done"}
+        if self.recipe.build is None:
+            self._verify_imatrix(Path(asked.model))
         imatrix.check(asked)
         self.job.note(f"imatrix: {out.name} with {Path(asked.model).name}")
         return self._remember("imatrix", key, imatrix.run(asdict(asked), self.job), out)
+
+    def _verify_imatrix(self, model: Path) -> None:
+        """A recipe that phitui wrote beside a matrix says what it was made from."""
+        rows = [*source_rows(self.recipe, model), *option_rows(self.ctx, self.request, self.recipe)]
+        with lineage.hash_store(self.ctx) as store:
+            refuse(compare(rows, store, job=self.job), self.job, self.request.force)
 
     def _imatrix_model(self) -> Path:
         """The GGUF for an importance matrix: the source of the build, or one made of it in its own precision."""

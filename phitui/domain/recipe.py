@@ -178,6 +178,7 @@ class Recipe:
     converter: Mapping[str, Any] = field(default_factory=dict)
     quantizer: Mapping[str, Any] = field(default_factory=dict)
     build_files: tuple[FileRecord, ...] = ()
+    imatrix_files: tuple[FileRecord, ...] = ()
     evaluate_options: Mapping[str, Any] = field(default_factory=dict)
     export_options: Mapping[str, Any] = field(default_factory=dict)
     made: MadeRecord | None = None

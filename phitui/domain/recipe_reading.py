@@ -39,7 +39,11 @@ _TABLES = {
     ("export", "options"): "export_options",
 }
 """(section, key) of tables whose keys belong to plugins -> field of Recipe."""
-_LISTS = {("source", "files"): FileRecord, ("build", "files"): FileRecord}
+_LISTS = {
+    ("source", "files"): FileRecord,
+    ("build", "files"): FileRecord,
+    ("imatrix", "files"): FileRecord,
+}
 _REQUIRED = {"get": ("repo",), "build": ("scheme",), "export": ("to",), "source": ("kind",)}
 
 
@@ -97,7 +101,7 @@ def _section(check: _Check, section: str, kind: type, content: Mapping[str, Any]
         values[section] = _WHOLE[section](**given, **lists)
         return values
     if "files" in lists:
-        values["build_files"] = lists["files"]
+        values[f"{section}_files"] = lists["files"]
     return values | {section: kind(**given)}
 
 

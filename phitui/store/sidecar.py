@@ -18,7 +18,8 @@ LIMIT = 64 << 20
 COMMENTS = {
     "made": "who made it; other versions may make other bytes",
     "source": "what it was made from; every file that was read, with its SHA-256",
-    "build": "paths are relative to this file",
+    "build": "how; paths are relative to this file",
+    "imatrix": "how; paths are relative to this file",
     "result": "what came out",
     "edits": "changes after it was made, which a recipe cannot make again",
 }
@@ -31,17 +32,22 @@ def beside(path: Path) -> Path:
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises UsageError naming the line, or PhituiError for a file that cannot be read."""
+    return loads(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe. Raises PhituiError."""
     try:
         with path.open("rb") as stream:
             data = stream.read(LIMIT + 1)
-        text = data.decode("utf-8")
     except OSError as error:
         raise PhituiError(f"cannot read {path}: {error.strerror}", "phitui run RECIPE.toml") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 at byte {error.start}", "a recipe is a TOML text") from None
     if len(data) > LIMIT:
         raise UsageError(f"{path} is over {LIMIT >> 20} MiB: that is no recipe")
-    return loads(text, str(path))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 at byte {error.start}", "a recipe is a TOML text") from None
 
 
 def read_beside(path: Path) -> Recipe | None:
@@ -117,8 +123,9 @@ def dumps(recipe: Recipe, title: str = "") -> str:
         if step is None:
             continue
         parts += _table(name, _plain(step))
+        if name in ("build", "imatrix"):
+            parts += _files(getattr(recipe, f"{name}_files"))
         if name == "build":
-            parts += _files(recipe.build_files)
             parts += _table("build.converter", recipe.converter) + _table("build.quantizer", recipe.quantizer)
         elif name in ("evaluate", "export"):
             parts += _table(f"{name}.options", getattr(recipe, f"{name}_options"))
