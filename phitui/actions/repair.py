@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from phitui.actions.context import Context
@@ -100,8 +101,9 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         if code == 0:
             failure = None
             break
-        failure = PhituiError(f"{way['argv'][0]} ended with exit code {code}: {telling(lines)}")
-        job.note(failure.message)
+        failure = PhituiError(f"{Path(way['argv'][0]).name} ended with exit code {code}: {telling(lines)}")
+        for line in failure.message.splitlines():
+            job.note(line)
     job.progress(0, 0, "looking at the new engine")
     after = look()
     if failure is not None:
@@ -243,7 +245,8 @@ def telling(lines: Sequence[str], most: int = 4) -> str:
     clean = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in lines]
     known = {line: said for line in clean for pattern, said in MEANINGS if re.search(pattern, line, re.IGNORECASE)}
     meaning = next(iter(known.values()), "")
-    found = [line for line in dict.fromkeys(clean) if line in known or _tells(line)]
+    alike = {re.sub(r"0x[0-9a-f]+|\d+", "#", line): line for line in reversed(clean) if line in known or _tells(line)}
+    found = list(alike.values())[::-1]
     found = found[:most] or [line for line in clean if line][-most:]
-    shown = "\n".join(f"    {visible(line)[:200]}" for line in found)
+    shown = "\n".join(f"    {visible(line)[:160]}" for line in found)
     return f"{meaning}\n{shown}" if meaning else f"its output says\n{shown}" if shown else "it said nothing"
