@@ -8,11 +8,11 @@ from typing import Any
 
 from phitui.actions.context import Context
 from phitui.actions.models import resolve_model
-from phitui.domain.tensors import Value, as_bytes
+from phitui.domain.tensors import Value, ValueType
 from phitui.errors import UsageError
 from phitui.gguf.header import Header, read_header
 from phitui.gguf.shards import read_model
-from phitui.gguf.values import close, type_name
+from phitui.gguf.values import close, shortest, type_name
 
 SHORT_TEXT, SHORT_ARRAY = 80, 8
 """Characters of a text and items of an array that are shown of long ones."""
@@ -61,21 +61,23 @@ def _key_document(header: Header, key: str, whole: bool) -> dict[str, Any]:
         raise UsageError(f"{key} is not in {header.path.name}", close(key, header.keys()))
     value = header.value(key)
     count = {"count": len(value.value)} if value.is_array else {}
-    shown = _plain(value.value) if whole else brief(value)
+    shown = _plain(value.value, value.type) if whole else brief(value)
     return {"key": key, "type": type_name(value.type, value.is_array), **count, "value": shown}
 
 
 def brief(value: Value) -> Any:
     """A value that fits on a line or two: long texts and arrays are cut, marked by an ellipsis at the end."""
     if not value.is_array:
-        return _cut(_plain(value.value))
-    items = [_cut(_plain(item)) for item in value.value[:SHORT_ARRAY]]
+        return _cut(_plain(value.value, value.type))
+    items = [_cut(_plain(item, value.type)) for item in value.value[:SHORT_ARRAY]]
     return [*items, "…"] if len(value.value) > SHORT_ARRAY else items
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, type_: ValueType) -> Any:
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, type_) for item in value]
+    if type_ is ValueType.FLOAT32:
+        return shortest(value)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
@@ -88,7 +90,5 @@ def text_of(value: Value, whole: bool) -> str:
     if not whole:
         return json.dumps(brief(value), ensure_ascii=False)
     if value.is_array:
-        return "\n".join(str(_plain(item)) for item in value.value)
-    return (
-        as_bytes(value.value).decode("utf-8", "replace") if isinstance(value.value, str | bytes) else str(value.value)
-    )
+        return "\n".join(str(_plain(item, value.type)) for item in value.value)
+    return str(_plain(value.value, value.type))

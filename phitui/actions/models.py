@@ -92,10 +92,13 @@ def first_file(path: Path) -> Path:
 def named(context: Context, text: str) -> Artifact | None:
     """The artifact of that name in the library; case counts only to tell two apart.
 
-    ".gguf" may be left out, and so may the number of the first file of a split model.
-
-    None if there is none; UsageError if there are several.
+       ".gguf" may be left out. Of a split model the name of any file will do, and so will what their names begin with.
+    if there is none; UsageError if there are several.
     """
+    from phitui.gguf.shards import shard_name, shard_path
+
+    part = shard_name(text)
+    text = shard_path(Path(part[0]), 1, part[2]).name if part and "/" not in text else text
     artifacts = library(context)
     for fold in (str, str.lower):
         wanted = fold(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -32,8 +33,8 @@ _TYPES = {name: type_ for type_, name in NAMES.items()}
 _FLOATS = (ValueType.FLOAT32, ValueType.FLOAT64)
 _BOOLS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,254}")
-_INTEGER = re.compile(r"[+-]?\d{1,30}")
-_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,4})?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]{1,4})?")
 
 
 def type_name(type_: ValueType, is_array: bool = False) -> str:
@@ -113,6 +114,17 @@ def parse(key: str, text: str, type_: ValueType, is_array: bool) -> Value:
     if any(isinstance(item, str) != strings or isinstance(item, list | dict) or item is None for item in items):
         raise UsageError(f"{key} is {type_name(type_, True)}: not every item of {_short(text)} is {NAMES[type_]}")
     return Value(type_, [_scalar(key, _plain(item), type_) for item in items], is_array=True)
+
+
+def shortest(number: float) -> float:
+    """The double with the fewest digits that is the same as F32: 1e-05 for 9.999999747378752e-06."""
+    form = STRUCTS[ValueType.FLOAT32]
+    for digits in range(1, 10) if math.isfinite(number) else ():
+        short = float(f"{number:.{digits}g}")
+        with contextlib.suppress(OverflowError):  # the largest numbers, rounded up
+            if form.pack(short) == form.pack(number):
+                return short
+    return number
 
 
 def _plain(item: Any) -> str:
