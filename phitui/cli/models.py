@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from phitui.actions import models as actions
+from phitui.actions import tidy
 from phitui.actions.context import Context
 from phitui.cli import output
 from phitui.domain.model import Artifact, KnownModel
@@ -14,15 +15,45 @@ from phitui.domain.text import visible
 
 
 def command(context: Context) -> click.Command:
-    @click.command("models")
+    @click.group("models", invoke_without_command=True)
     @output.json_flag
-    def models(as_json: bool) -> None:
+    @click.pass_context
+    def models(ctx: click.Context, as_json: bool) -> None:
         """What is on this machine, and the catalogue of known models with verdicts."""
-        library, known = actions.library(context), actions.catalogue(context)
-        document = {"library": library, "catalogue": [_row(model) for model in known]}
-        output.emit(document, as_json, _text(library, known))
+        if ctx.invoked_subcommand is None:
+            library, known = actions.library(context), actions.catalogue(context)
+            document = {"library": library, "catalogue": [_row(model) for model in known]}
+            output.emit(document, as_json, _text(library, known))
 
+    _add_changing(models, context)
     return models
+
+
+def _add_changing(group: click.Group, context: Context) -> None:
+    @group.command("remove")
+    @click.argument("model")
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @output.json_flag
+    def remove(model: str, yes: bool, as_json: bool) -> None:
+        """Remove MODEL, a name or path, with its recipe and all parts of a split one."""
+        found = tidy.removal(context, model)
+        if not yes:
+            what = f"{len(found.files)} files of" if len(found.files) > 1 else "1 file of"
+            click.confirm(
+                f"remove {visible(str(found.path))} ({what} {output.size(found.size)})?", abort=True, err=True
+            )
+        found = tidy.remove(context, model)
+        left = f"; {found.left} other files stay" if found.left else ""
+        output.emit(found, as_json, f"{visible(str(found.path))} is removed{left}")
+
+    @group.command("rename")
+    @click.argument("model")
+    @click.argument("name")
+    @output.json_flag
+    def rename(model: str, name: str, as_json: bool) -> None:
+        """Give MODEL, a name or path, another NAME in its directory."""
+        path = tidy.rename(context, model, name)
+        output.emit({"path": path}, as_json, visible(str(path)))
 
 
 def _row(model: KnownModel) -> dict[str, Any]:

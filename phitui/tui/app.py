@@ -194,8 +194,8 @@ class PhituiApp(App[None]):
         self.devices = message.devices
 
     # what places ask for ---------------------------------------------------------------------------------------------
-    def take(self, hand: Hand) -> None:
-        """Take a model in hand; every place works with it from now on."""
+    def take(self, hand: Hand | None) -> None:
+        """Take a model in hand; every place works with it from now on. None lays it down."""
         self.hand = hand
         threading.Thread(target=state.save, args=(self._state_file, hand), daemon=True).start()
 

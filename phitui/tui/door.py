@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from phitui.actions.chat import Chat
     from phitui.actions.context import Context
     from phitui.actions.history import Recorder
+    from phitui.actions.tidy import Removal
     from phitui.domain.bundle import Bundle
     from phitui.domain.hardware import Device
     from phitui.domain.model import Artifact, KnownModel, ModelFacts
@@ -34,6 +35,21 @@ class Door:
         from phitui.actions import models
 
         return models.catalogue(self.context)
+
+    def removal(self, model: str) -> Removal:
+        from phitui.actions import tidy
+
+        return tidy.removal(self.context, model)
+
+    def remove_model(self, model: str) -> Removal:
+        from phitui.actions import tidy
+
+        return tidy.remove(self.context, model)
+
+    def rename_model(self, model: str, name: str) -> Path:
+        from phitui.actions import tidy
+
+        return tidy.rename(self.context, model, name)
 
     def inspect(self, source: str) -> ModelFacts:
         from phitui.actions import models

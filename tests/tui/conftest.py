@@ -16,6 +16,7 @@ from phitui.actions.context import Context
 from phitui.actions.export import ExportResult
 from phitui.actions.fit import Fit
 from phitui.actions.schemes import SchemeRow
+from phitui.actions.tidy import Removal
 from phitui.domain.bundle import Bundle, BundleFile
 from phitui.domain.chat import ChatStats, Message, TextChunk
 from phitui.domain.hardware import Device
@@ -191,6 +192,18 @@ class StubDoor(Door):
     def inspect(self, source: str) -> ModelFacts:
         self._said("inspect", source)
         return FACTS
+
+    def removal(self, model: str) -> Removal:
+        return Removal(Path(model), (Path(model), Path(f"{model}.toml")), GIB)
+
+    def remove_model(self, model: str) -> Removal:
+        self._said("remove_model", model)
+        self.artifacts = [artifact for artifact in self.artifacts if str(artifact.path) != model]
+        return self.removal(model)
+
+    def rename_model(self, model: str, name: str) -> Path:
+        self._said("rename_model", model, name)
+        return Path(model).with_name(name)
 
     def pull(self, repo: str) -> Any:
         self._said("pull", repo)

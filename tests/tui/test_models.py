@@ -131,3 +131,29 @@ async def test_copies_the_equivalent_command(app: Any, data: Any) -> None:
         await pilot.press("down", "y")
         await data.wait(pilot, lambda: app.clipboard)
         assert app.clipboard == f"phitui inspect {data.gguf.path}"
+
+
+async def test_a_model_is_removed_only_after_a_question(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(80, 24)) as pilot:
+        await data.wait(pilot, lambda: "Q4_K_M.gguf" in data.shown(held))
+        held.screen.query_one(Table).action_edge(-1)
+        await pilot.press("down", "d")
+        await data.wait(pilot, lambda: "remove this model?" in data.shown(held))
+        assert "2 files, 1.00 GiB, gone for good" in data.shown(held)
+        await pilot.press("escape", "d")
+        await data.wait(pilot, lambda: "remove this model?" in data.shown(held))
+        assert not [call for call in door.calls if call[0] == "remove_model"]
+        await pilot.press("enter")
+        await data.wait(pilot, lambda: ("remove_model", str(data.gguf.path)) in door.calls)
+        await data.wait(pilot, lambda: held.hand is None and "Q4_K_M.gguf" not in data.shown(held))
+
+
+async def test_a_model_is_renamed(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(80, 24)) as pilot:
+        await data.wait(pilot, lambda: "Q4_K_M.gguf" in data.shown(held))
+        held.screen.query_one(Table).action_edge(-1)
+        await pilot.press("down", "R")
+        await data.wait(pilot, lambda: "The new name:" in data.shown(held))
+        await pilot.press("end", *"2", "enter")
+        await data.wait(pilot, lambda: ("rename_model", str(data.gguf.path), f"{data.gguf.name}2") in door.calls)
+        await data.wait(pilot, lambda: held.hand.name == f"{data.gguf.name}2")

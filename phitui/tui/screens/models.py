@@ -24,6 +24,7 @@ from phitui.tui.widgets.table import Column, Row, Table
 if TYPE_CHECKING:
     from textual.widgets import Input
 
+    from phitui.actions.tidy import Removal
     from phitui.domain.model import Artifact, KnownModel, ModelFacts
 
 COLUMNS = (Column("name"), Column("type", 10), Column("size", 9, right=True), Column("found by", 12, above=60))
@@ -47,6 +48,8 @@ class Models(Place):
         Binding("slash", "filter", "filter", key_display="/"),
         Binding("o", "open", "open path"),
         Binding("r", "reload", "rescan", show=False),
+        Binding("d", "remove", "remove", show=False),
+        Binding("R", "rename", "rename", show=False),
         Binding("escape", "clear", "clear filter", show=False),
     ]
 
@@ -181,6 +184,50 @@ class Models(Place):
     def _pulling(self, job: Any) -> None:
         self.app.read_jobs()
         self.app.notify(job.title, title="download started", timeout=4, markup=False)
+
+    def action_remove(self) -> None:
+        """Ask, then remove the model under the cursor."""
+        artifact = self._artifact(self.query_one(Table).current)
+        if artifact is not None:
+            self.act(lambda: self.app.door.removal(str(artifact.path)), self._ask_removal, group="removal")
+
+    def _ask_removal(self, found: Removal) -> None:
+        from phitui.tui.widgets.dialogs import Ask
+
+        files = "1 file" if len(found.files) == 1 else f"{len(found.files)} files"
+        left = f"\n{found.left} other files in there stay." if found.left else ""
+        text = f"{found.path}\n{files}, {show.size(found.size)}, gone for good.{left}"
+
+        def answer(yes: bool | None) -> None:
+            if yes:
+                self.act(lambda: self.app.door.remove_model(str(found.path)), self._removed, group="remove")
+
+        self.app.push_screen(Ask("remove this model?", text, "remove it", "keep it"), answer)
+
+    def _removed(self, found: Removal) -> None:
+        if self.app.hand is not None and self.app.hand.path == str(found.path):
+            self.app.take(None)
+        self.app.notify(found.path.name, title="removed", timeout=4, markup=False)
+        self.app.library_version += 1
+
+    def action_rename(self) -> None:
+        """Give the model under the cursor another name."""
+        from phitui.tui.widgets.dialogs import Prompt
+
+        artifact = self._artifact(self.query_one(Table).current)
+        if artifact is None:
+            return
+
+        def answer(name: str | None) -> None:
+            if name and name != artifact.name:
+                self.act(lambda: self.app.door.rename_model(str(artifact.path), name), renamed, group="rename")
+
+        def renamed(path: Path) -> None:
+            if self.app.hand is not None and self.app.hand.path == str(artifact.path):
+                self.app.take(Hand(str(path), path.name, artifact.kind, artifact.scheme, artifact.size))
+            self.app.library_version += 1
+
+        self.app.push_screen(Prompt("rename", "The new name:", artifact.name), answer)
 
     def action_go(self, place: str) -> None:
         """Take the model under the cursor in hand and go to a place with it."""
