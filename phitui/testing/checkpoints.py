@@ -47,7 +47,8 @@ class TinyPhi:
 
     `hidden` and `intermediate` are multiples of 256 by default, so that every K-quant fits; 96 makes them substitute.
     Weights are uniform in +-`spread`. `mscale` is what a mixture multiplies cos and sin with under LongRoPE. A
-    `decisive` mixture is one that llama.cpp computes as its authors do (see families.decide).
+    `decisive` mixture is one that llama.cpp computes as its authors do (see families.decide). `pre` is the
+    pre-tokenizer of a "bpe" vocabulary (see vocabularies.write_bpe).
     """
 
     family: Family = "phi3"
@@ -71,12 +72,13 @@ class TinyPhi:
     seed: int = 0
     spread: float = 0.05
     mscale: float = 1.25
+    pre: str = "gpt-2"
     decisive: bool = False
 
 
-def converter_options(tokenizer: Tokenizer) -> dict[str, str]:
+def converter_options(tokenizer: Tokenizer, pre: str = "gpt-2") -> dict[str, str]:
     """The options a converter needs for such a checkpoint."""
-    return {"pre_tokenizer": "gpt-2"} if tokenizer == "bpe" else {}
+    return {"pre_tokenizer": pre} if tokenizer == "bpe" else {}
 
 
 def write_checkpoint(directory: Path, **spec: Any) -> Path:
@@ -84,7 +86,7 @@ def write_checkpoint(directory: Path, **spec: Any) -> Path:
     phi = TinyPhi(**spec)
     directory.mkdir(parents=True, exist_ok=True)
     if phi.tokenizer == "bpe":
-        ids = write_bpe(directory, "CodeGenTokenizer" if phi.family == "phi2" else "GPT2Tokenizer")
+        ids = write_bpe(directory, "CodeGenTokenizer" if phi.family == "phi2" else "GPT2Tokenizer", phi.pre)
     else:
         ids = write_sentencepiece(directory)
     _write_json(directory / "config.json", config(phi, ids))

@@ -22,6 +22,24 @@ PHI3_SPECIALS = (
 )  # fmt: skip
 BPE_SPECIALS = ("<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>")
 
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+SPLITS = {
+    "dbrx": _SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "gpt-4o": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _SHORT + r"?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _SHORT + r"?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+"""How Phi-4 ("dbrx", the regular expression of cl100k) and Phi-4-mini ("gpt-4o", that of o200k) split text, by
+llama.cpp's name (openai/tiktoken, tiktoken_ext/openai_public.py)."""
+ACROSS = (
+    "12", "123", "1234", "12345", "Ġ1", "Ġ12", "Ġ123", "00", "0000", "a1", "1a", "ĠĠ", "ĠĠĠĠ", "ĊĊ", "ĊĊĊ", "ĠĊ", "ĊĠ",
+    ".Ċ", "..", "...", "....", ").Ċ", "/Ċ", "./", "'s", "'S", "'ll", "'LL", "n't", "HelloW", "HelloWorld", "worldHe",
+    "userA", "-the", ".the", "_a", "the's", "ĠðŁĺ", "Ã©a", "caf", "cafÃ©", "ï¼", "Ð¿Ñ", "Ġtheof",
+)  # fmt: skip
+"""Merges across the places where text is split: a wrong split shows. In the alphabet of byte-level BPE."""
+
 PHI3_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}"
     "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}"
@@ -54,13 +72,15 @@ def write_sentencepiece(directory: Path) -> dict[str, int]:
     return ids
 
 
-def write_bpe(directory: Path, tokenizer_class: str = "GPT2Tokenizer") -> dict[str, int]:
+def write_bpe(directory: Path, tokenizer_class: str = "GPT2Tokenizer", pre: str = "gpt-2") -> dict[str, int]:
     """Write tokenizer.json, tokenizer_config.json, vocab.json and merges.txt of a Phi-4-mini kind (byte-level BPE).
 
-    Returns special token text -> id. One added token is not special ("<|tool|>"), one is normalized ("<tag>").
+    Returns special token text -> id. One added token is not special ("<|tool|>"), one is normalized ("<tag>"). `pre`
+    is llama.cpp's name of the pre-tokenizer, one of SPLITS or "gpt-2", which has a smaller vocabulary than the others.
     """
     alphabet = [_byte_characters()[byte] for byte in range(256)]
-    merges = list(dict.fromkeys(_merges(word for plain in WORDS for word in ("Ġ" + plain, plain))))
+    words = [word for plain in WORDS for word in ("Ġ" + plain, plain)]
+    merges = list(dict.fromkeys(_merges([*words, *(ACROSS if pre in SPLITS else ())])))
     vocabulary = {token: place for place, token in enumerate([*alphabet, *dict.fromkeys(a + b for a, b in merges)])}
     ids = {text: len(vocabulary) + place for place, text in enumerate(BPE_SPECIALS)}
     added = [_added(ids[text], text) for text in ids]
@@ -70,7 +90,7 @@ def write_bpe(directory: Path, tokenizer_class: str = "GPT2Tokenizer") -> dict[s
     _write_json(directory / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _write_json(directory / "tokenizer.json", _bpe_json(vocabulary, merges, added))
+    _write_json(directory / "tokenizer.json", _bpe_json(vocabulary, merges, added, SPLITS.get(pre, "")))
     config = _tokenizer_config(tokenizer_class, added, PHI4_MINI_TEMPLATE)
     config |= {"bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "add_prefix_space": False}
     _write_json(directory / "tokenizer_config.json", config)
@@ -182,15 +202,18 @@ def _sentencepiece_json(pieces: list[tuple[str, float, int]], added: list[dict[s
     }
 
 
-def _bpe_json(vocabulary: dict[str, int], merges: list[tuple[str, str]], added: list[dict[str, Any]]) -> dict[str, Any]:
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+def _bpe_json(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], added: list[dict[str, Any]], split: str
+) -> dict[str, Any]:
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not split}
+    regex = {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
         "normalizer": None,
-        "pre_tokenizer": level,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [regex, level]} if split else level,
         "post_processor": None,
         "decoder": level,
         "model": _bpe_model(vocabulary, merges),

@@ -1,15 +1,15 @@
-"""What phitui_convert writes equals what llama.cpp's convert_hf_to_gguf.py writes, key by key and tensor by tensor.
+"""What llama.cpp's convert_hf_to_gguf.py writes: keys and digests of tensors, for twenty tiny checkpoints.
 
-data/convert/*.json are digests of the reference's files, frozen once from llama.cpp 0c1e57098 (transformers 5.23.0), so
-that no test needs torch. To freeze them again:
+data/*.json were frozen once from llama.cpp 0c1e57098 (transformers 5.23.0), so that nobody needs torch. To freeze them
+again:
 
-    python tests/plugins/test_convert_parity.py checkpoints DIR    # writes the checkpoints
-    convert_hf_to_gguf.py DIR/NAME --outtype bf16 --outfile DIR/NAME.bf16.gguf    # for every NAME and type of CASES,
-                                                                                     # --mmproj where CASES says so
-    python tests/plugins/test_convert_parity.py freeze DIR [NAME ...]
+    python -m phitui.testing.conformance.golden checkpoints DIR   # writes the checkpoints
+    convert_hf_to_gguf.py DIR/NAME --outtype bf16 --outfile DIR/NAME.bf16.gguf    # for every NAME and type it prints,
+                                                                                     # --mmproj where GOLDEN says so
+    python -m phitui.testing.conformance.golden freeze DIR [NAME ...]
 
 The byte-level BPE vocabularies are too small to have a known pre-tokenizer, so the reference's get_vocab_base_pre() was
-made to answer "gpt-2", as phitui is by its --pre-tokenizer option.
+made to answer "gpt-2", as a converter is by an option of its own.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-from phitui_convert.converter import ConvertOptions, PhiConverter
-from phitui_convert.floats import FloatQuantizer
+from phitui.testing.checkpoints import write_checkpoint
 
-from phitui import plugins
-from phitui.api import write_gguf
-from phitui.testing.checkpoints import converter_options, write_checkpoint
-
-DATA = Path(__file__).parent / "data" / "convert"
+DATA = Path(__file__).parent / "data"
 ALL = ("bf16", "f16", "f32", "auto", "q8_0")
 Tweak = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A checkpoint. `name` is the general.name where phitui writes another one than the reference."""
+class Golden:
+    """A checkpoint (fields of TinyPhi, then `tweak`), the converter's `options`, and the types that were frozen.
+
+    `name` is the general.name that llama.cpp needs, where the reference writes another one: with it, special tokens eat
+    the whitespace after them as the checkpoint's own tokenizer lets them.
+    """
 
     spec: dict[str, Any]
     schemes: tuple[str, ...] = ("auto",)
     name: str = ""
     tweak: Tweak = field(default=lambda _: None)
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> str:
+        return str(self.spec.get("tokenizer", "spm"))
 
 
 def edit(path: Path, drop: tuple[str, ...] = (), **changes: Any) -> None:
@@ -85,8 +87,8 @@ def template_processor(directory: Path) -> None:
 
 def new_tokens(directory: Path) -> None:
     """Named tokens that the vocabulary lacks, a template in a file of its own, and a rich model card."""
-    unknown = {"__type": "AddedToken", "content": "<unk2>", "lstrip": False}
-    edit(directory / "tokenizer_config.json", drop=("chat_template",), pad_token="<|pad|>", unk_token=unknown)
+    named = {"pad_token": "<|pad|>", "unk_token": {"__type": "AddedToken", "content": "<unk2>", "lstrip": False}}
+    edit(directory / "tokenizer_config.json", drop=("chat_template",), **named)
     (directory / "chat_template.jinja").write_text("{{ messages }}")
     card = {
         "license": ["mit", "apache-2.0"],
@@ -144,12 +146,12 @@ def defaults(directory: Path) -> None:
 
 PHI2 = {"family": "phi2", "tokenizer": "bpe", "kv_heads": 4, "intermediate": 1024}
 
-CASES: dict[str, Case] = {
-    "Phi-3-tiny-4k-instruct": Case({"card": True}, ALL, "Phi-3-tiny-4k-instruct"),
-    "Phi-3.5-tiny-instruct": Case(
+GOLDEN: dict[str, Golden] = {
+    "Phi-3-tiny-4k-instruct": Golden({"card": True}, ALL, "Phi-3-tiny-4k-instruct"),
+    "Phi-3.5-tiny-instruct": Golden(
         {"rope": "longrope", "context": 131072, "dtype": "F16", "shards": 2}, ALL, "Phi-3.5-tiny-instruct"
     ),
-    "Phi-4-tiny": Case(
+    "Phi-4-tiny": Golden(
         {
             "tokenizer": "bpe",
             "rope": "longrope",
@@ -160,46 +162,47 @@ CASES: dict[str, Case] = {
         },
         ALL,
     ),
-    "narrow": Case(
+    "narrow": Golden(
         {"rope": "longrope", "rope_schema": "rope_parameters", "context": 131072, "hidden": 96, "intermediate": 160},
         ("f16", "q8_0"),
         "Phi-3 Narrow",
     ),
-    "su": Case({"rope": "su", "context": 8192, "dtype": "F32"}, ("auto", "bf16"), "Phi-3 Su"),
-    "yarn": Case({"rope": "yarn", "context": 8192, "tokenizer": "bpe"}),
-    "byte-level": Case({"tokenizer": "bpe"}, tweak=byte_level_processor),
-    "template": Case({"tokenizer": "bpe", "card": True}, tweak=template_processor),
-    "new-tokens": Case({"tokenizer": "bpe"}, tweak=new_tokens),
-    "odd-added": Case({"tokenizer": "bpe"}, tweak=odd_added_tokens),
-    "template-list": Case({}, name="Phi-3 Template List", tweak=template_list),
-    "no-tokenizer-json": Case({"kv_heads": 4}, name="Phi-3 No Tokenizer Json", tweak=no_tokenizer_json),
-    "hub-name": Case(
+    "su": Golden({"rope": "su", "context": 8192, "dtype": "F32"}, ("auto", "bf16"), "Phi-3 Su"),
+    "yarn": Golden({"rope": "yarn", "context": 8192, "tokenizer": "bpe"}),
+    "byte-level": Golden({"tokenizer": "bpe"}, tweak=byte_level_processor),
+    "template": Golden({"tokenizer": "bpe", "card": True}, tweak=template_processor),
+    "new-tokens": Golden({"tokenizer": "bpe"}, tweak=new_tokens),
+    "odd-added": Golden({"tokenizer": "bpe"}, tweak=odd_added_tokens),
+    "template-list": Golden({}, name="Phi-3 Template List", tweak=template_list),
+    "no-tokenizer-json": Golden({"kv_heads": 4}, name="Phi-3 No Tokenizer Json", tweak=no_tokenizer_json),
+    "hub-name": Golden(
         {"rope": "longrope", "context": 131072, "tied": True}, name="Phi-3-mini-128k-instruct", tweak=hub_name
     ),
-    "defaults": Case({}, name="Phi-3 Defaults", tweak=defaults),
-    "phi-2-tiny": Case(
+    "defaults": Golden({}, name="Phi-3 Defaults", tweak=defaults),
+    "phi-2-tiny": Golden(
         PHI2 | {"dtype": "F16", "partial_rotary": 0.5, "shards": 2, "card": True, "context": 2048},
         ALL,
     ),
-    "phi-1-tiny": Case(
+    "phi-1-tiny": Golden(
         PHI2 | {"dtype": "F32", "partial_rotary": 0.25, "rope_schema": "rope_parameters"}, ("auto", "q8_0")
     ),
-    "Phi-3.5-tiny-MoE": Case(
+    "Phi-3.5-tiny-MoE": Golden(
         {"family": "phimoe", "rope": "longrope", "context": 131072, "shards": 3}, ALL, "Phi-3.5-tiny-MoE"
     ),
-    "Phi-mini-MoE": Case(
+    "Phi-mini-MoE": Golden(
         {"family": "phimoe", "rope_schema": "rope_parameters", "dtype": "F16", "experts": 3},
         ("auto", "f32"),
         "Phi-3 Phi Mini MoE",
     ),
-    "Phi-4-tiny-vision": Case({"family": "phi4v", "tokenizer": "bpe"}, ("auto", "q8_0")),
-    "Phi-4-tiny-mmproj": Case({"family": "phi4v", "tokenizer": "bpe"}, ALL, options={"mmproj": True}),
+    "Phi-4-tiny-vision": Golden({"family": "phi4v", "tokenizer": "bpe"}, ("auto", "q8_0")),
+    "Phi-4-tiny-mmproj": Golden({"family": "phi4v", "tokenizer": "bpe"}, ALL, options={"mmproj": True}),
 }
 
 
 def checkpoint(name: str, base: Path) -> Path:
-    directory = write_checkpoint(base / name, **CASES[name].spec)
-    CASES[name].tweak(directory)
+    """Write the checkpoint of that name below `base`."""
+    directory = write_checkpoint(base / name, **GOLDEN[name].spec)
+    GOLDEN[name].tweak(directory)
     return directory
 
 
@@ -225,44 +228,32 @@ def digest(path: Path) -> dict[str, Any]:
     return {"keys": keys, "tensors": tensors}
 
 
-def build(directory: Path, scheme: str, out: Path) -> Path:
-    case = CASES[directory.name]
-    options = ConvertOptions(**converter_options(case.spec.get("tokenizer", "spm")), **case.options)
-    source = PhiConverter().open(directory, options)
-    quantizer: Any = FloatQuantizer()
-    if scheme == "q8_0":
-        offers = [offer for offer in plugins.load().quantizers if plugins.availability(offer).ok]
-        quantizer = next((offer for offer in offers if "Q8_0" in {each.name for each in offer.schemes()}), None)
-        if quantizer is None:
-            pytest.skip("no quantizer for Q8_0 is available here")
-    plan = quantizer.plan(source, [scheme.upper()], quantizer.options())[scheme.upper()]
-    write_gguf(plan, out, quantizer.encoder(plan, quantizer.options()))
-    return out
-
-
-@pytest.mark.parametrize(("name", "scheme"), [(name, scheme) for name in CASES for scheme in CASES[name].schemes])
-def test_equals_the_reference(name: str, scheme: str, tmp_path: Path) -> None:
-    expected = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))[scheme]
-    written = digest(build(checkpoint(name, tmp_path), scheme, tmp_path / "out.gguf"))
-    if CASES[name].name:
-        expected["keys"]["general.name"][1] = json.dumps(CASES[name].name)
-    assert written["keys"] == expected["keys"]
-    assert written["tensors"] == expected["tensors"]
+def expected(name: str, scheme: str) -> dict[str, Any]:
+    """The digest of the reference's file, with the name that llama.cpp needs."""
+    found: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))[scheme]
+    if GOLDEN[name].name:
+        found["keys"]["general.name"][1] = json.dumps(GOLDEN[name].name)
+    return found
 
 
 def freeze(base: Path, names: list[str]) -> None:
+    """Write data/*.json from the reference's files in `base`."""
     DATA.mkdir(parents=True, exist_ok=True)
-    for name in names or CASES:
-        case = CASES[name]
-        digests = {scheme: digest(base / f"{name}.{scheme}.gguf") for scheme in case.schemes}
+    for name in names or GOLDEN:
+        digests = {scheme: digest(base / f"{name}.{scheme}.gguf") for scheme in GOLDEN[name].schemes}
         (DATA / f"{name}.json").write_text(json.dumps(digests, indent=0) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """`checkpoints DIR` or `freeze DIR [NAME ...]`."""
     action, where = sys.argv[1], Path(sys.argv[2])
     if action == "freeze":
         freeze(where, sys.argv[3:])
-    else:
-        for each, one in CASES.items():
-            checkpoint(each, where)
-            print(each, *one.schemes)
+        return
+    for name, golden in GOLDEN.items():
+        checkpoint(name, where)
+        sys.stdout.write(" ".join((name, *golden.schemes, *(f"--{option}" for option in golden.options))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
