@@ -26,6 +26,8 @@ BRIDGE = 1 << 20
 """A gap of at most so many bytes that nobody needs is read all the same: it is cheaper than another request."""
 _STEP = 1 << 20
 """Bytes after which those who wait for a block look again."""
+_STUCK = 0.3
+"""Seconds without any move after which bytes are wanted in another order than was announced."""
 
 Segment = tuple[HubFile, int, int]
 """Bytes that will be read: file, offset, length."""
@@ -147,7 +149,8 @@ class ReadAhead:
         self.reader = reader
         self._files = {made.file: made for made in cut(segments)}
         self._blocks = [block for made in self._files.values() for block in made.blocks]
-        self._next = self._held = 0
+        self._next = self._held = self._filling = self._moves = 0
+        self._disorder = False
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         for number in range(min(CONNECTIONS, len(self._blocks))):
@@ -167,6 +170,7 @@ class ReadAhead:
             target[:part] = memoryview(data)[start : start + part]
             with self._changed:
                 block.wanted -= part
+                self._moves += 1
                 self._free(block)
             target, offset = target[part:], offset + part
 
@@ -204,9 +208,12 @@ class ReadAhead:
     def _wait(self, block: Block, filled: int) -> bytearray | None:
         """The block's data once so much of it is there; None if it was thrown away already.
 
-        A block that nobody has begun is filled by this thread: whatever the order, nobody waits for ever.
+        A block that has no room, since all others wait for readers too, is filled by this thread: whatever the order,
+        nobody waits for ever.
         """
         with self._changed:
+            while not block.begun and not self._is_stuck():
+                self._look()
             mine = not block.begun
             if mine:
                 self._begin(block)
@@ -219,9 +226,20 @@ class ReadAhead:
             self._look()
             return block.data
 
+    def _is_stuck(self) -> bool:
+        """Wait a little. Whether nothing moved meanwhile, because all who could make room wait for what has none."""
+        moves = self._moves
+        if not self._disorder and self._filling:
+            self._changed.wait(_STUCK)
+        elif not self._disorder:
+            moved = self._changed.wait_for(lambda: self._moves != moves or self._filling > 0, _STUCK)
+            self._disorder = self._disorder or not moved
+        return self._disorder
+
     def _begin(self, block: Block) -> None:
         block.begun, block.data = True, bytearray(block.length)
         self._held += block.length
+        self._filling += 1
         made = self._files[block.file]
         if made.digest is not None and any(not other.begun for other in made.blocks if other.start < block.start):
             made.digest = None  # out of order: it would be kept until all before it have come
@@ -263,6 +281,8 @@ class ReadAhead:
         except BaseException as error:
             self._error = self._error or error
         with self._changed:
+            self._filling -= 1
+            self._moves += 1
             self._free(block)
             self._changed.notify_all()
 
