@@ -43,6 +43,10 @@ class UnsupportedModel(PhituiError):
     """No converter takes this checkpoint."""
 
 
+class NotMeasured(PhituiError):
+    """A choice needs figures that nobody has taken yet."""
+
+
 class InvalidFile(PhituiError):
     """A file is not what its name or header says: truncated, overlapping, absurd, or another format."""
 

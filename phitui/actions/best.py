@@ -27,7 +27,7 @@ from phitui.domain import choice, options
 from phitui.domain.choice import Bars, Candidate
 from phitui.domain.offers import JobContext
 from phitui.domain.text import visible
-from phitui.errors import PhituiError, UsageError
+from phitui.errors import NotMeasured, PhituiError, UsageError
 from phitui.jobs import Job
 
 TASK = "phitui.actions.best:run"
@@ -267,7 +267,7 @@ def _undecided(
         finest = min((c for c in measured if bars.allows(c)), key=lambda c: c.bound, default=None)
         known = f"the best of those measured is {finest.scheme}, {choice.kld_text(finest)}" if finest else ""
         what = f"no measured scheme has {bars.text}" + (f": {known}" if known else "")
-    return PhituiError(f"the best scheme cannot be told: {what}", "\n".join(_next(ctx, request, rows, candidates)))
+    return NotMeasured(f"the best scheme cannot be told: {what}", "\n".join(_next(ctx, request, rows, candidates)))
 
 
 def _next(

@@ -31,6 +31,8 @@ from phitui.errors import OutputExists, PhituiError, UsageError
 from phitui.jobs import Job
 
 TASK = "phitui.actions.search:run"
+MARK = ".best-"
+"""In the name of a work directory."""
 
 
 def start(ctx: Context, request: BestRequest) -> Job:
@@ -197,7 +199,7 @@ class Search:
             source, row = Path(self._request.build.source), self.lossless
             if source.is_file():
                 self._reference = source
-            elif (found := lossless_file(self._ctx, self._measures)) is not None:
+            elif (found := lossless_file(self._ctx, self._measures)) is not None and self._lasting(found):
                 self._job.note(f"the reference is {found}")
                 self._reference = found
             elif row is not None:
@@ -206,11 +208,15 @@ class Search:
                 raise PhituiError("this source cannot be written without loss, so there is no reference")
         return self._reference
 
+    def _lasting(self, path: Path) -> bool:
+        """Whether a file is not in the work directory of a search, this one or another, which removes it."""
+        return not any(part.startswith(".") and MARK in part for part in path.parts[:-1])
+
     # files -----------------------------------------------------------------------------------------------------------
     def _directory(self) -> Path:
         """Beside the output, so that the chosen file only has to be renamed; hidden from the library."""
         out = Path(self._request.build.out) if self._request.build.out else self._ctx.paths.models / self.name
-        return out.absolute().parent / f".{self.name}.best-{best.digest(self._request)}"
+        return out.absolute().parent / f".{self.name}{MARK}{best.digest(self._request)}"
 
     def _tidy(self) -> None:
         """Remove the files of the candidates that cannot be chosen any more."""

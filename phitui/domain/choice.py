@@ -5,8 +5,12 @@ The bar is the mean KL divergence from the full-precision model plus its standar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from phitui.domain.sizes import parse_size
+from phitui.errors import UsageError
 
 PATIENCE = 2
 """How many schemes in a row must miss before a search gives up: quality falls with size, but not strictly."""
@@ -51,6 +55,22 @@ class Bars:
         kld = f"KLD at most {self.max_kld:g}" if self.max_kld is not None else ""
         size = f"a size of at most {size_text(self.max_size)}" if self.max_size is not None else ""
         return " and ".join(filter(None, (kld, size)))
+
+
+def parse_bars(text: str) -> Bars:
+    """The bars of "0.02", "4GiB" or "0.02 4GiB": a plain number is a divergence. Raises UsageError."""
+    kld: float | None = None
+    size: int | None = None
+    for word in text.replace(",", " ").split():
+        try:
+            kld = float(word)
+        except ValueError:
+            size = parse_size(word)
+            if size is None:
+                raise UsageError(
+                    f"{word!r} is neither a divergence nor a size", "for example 0.02, or 4GiB, or both"
+                ) from None
+    return Bars(kld, size)
 
 
 def choose(candidates: Sequence[Candidate], bars: Bars) -> Candidate | None:
@@ -151,8 +171,6 @@ def kld_text(candidate: Candidate) -> str:
 
 def with_error(value: float, error: float) -> str:
     """A value rounded to what its standard error leaves of it: 0.041 ±0.002."""
-    import math
-
     if not error > 0 or not math.isfinite(error):
         return f"{value:.3g}"
     places = min(8, max(0, -math.floor(math.log10(error))))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from phitui.domain.bundle import Bundle
     from phitui.domain.hardware import Device
     from phitui.domain.model import Artifact, KnownModel, ModelFacts
-    from phitui.domain.offload import OffloadPlan
+    from phitui.domain.offload import OffloadPlan, Tradeoff
     from phitui.store.chats import SavedChat, Turn
 
 
@@ -81,6 +81,15 @@ class Door:
 
         return build.start(self.context, build.BuildRequest(source, scheme, out, overwrite=overwrite))
 
+    def start_best(self, source: str, bars: str, *, measure: bool) -> Any:
+        """`bars`: what is good enough or small enough, as a person writes it."""
+        from phitui.actions import best, build
+        from phitui.domain.choice import parse_bars
+
+        wanted = parse_bars(bars)
+        request = best.BestRequest(build.BuildRequest(source, best.NAME), wanted.max_kld, wanted.max_size, measure)
+        return best.start(self.context, request)
+
     # plan ------------------------------------------------------------------------------------------------------------
     def plan(self, model: str, settings: Mapping[str, Any], *, probe: bool) -> OffloadPlan:
         """`probe` asks the engine for its buffers; without, formulas answer at once."""
@@ -88,6 +97,13 @@ class Door:
         from phitui.domain.offload import PlanRequest
 
         return plan.plan(self.context, PlanRequest(model, **settings), probe)
+
+    def tradeoffs(self, model: str, settings: Mapping[str, Any], made: OffloadPlan) -> Sequence[Tradeoff]:
+        """How far the context could reach, by formulas."""
+        from phitui.actions import plan
+        from phitui.domain.offload import PlanRequest
+
+        return plan.tradeoffs(self.context, PlanRequest(model, **settings), made)
 
     def devices(self) -> Sequence[Device]:
         from phitui.actions import plan

@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from phitui.actions.context import Context
 from phitui.actions.export import ExportResult
+from phitui.actions.figures import Figure
 from phitui.actions.fit import Fit
 from phitui.actions.schemes import SchemeRow
 from phitui.actions.tidy import Removal
@@ -22,13 +23,14 @@ from phitui.domain.chat import ChatStats, Message, TextChunk
 from phitui.domain.hardware import Device
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Rope, Verdict
 from phitui.domain.offers import Availability
-from phitui.domain.offload import DevicePlan, OffloadPlan
+from phitui.domain.offload import DevicePlan, OffloadPlan, Tradeoff
 from phitui.domain.options import option
 from phitui.domain.quant import Scheme
 from phitui.domain.tensors import FileExtent, SourceTensor, TensorType, place
 from phitui.domain.tensors import FilePlan as Plan
 from phitui.errors import EngineError, PhituiError, UsageError
 from phitui.jobs.model import Job, Progress
+from phitui.store.measures import Measured
 from phitui.tui.app import PhituiApp
 from phitui.tui.door import Door
 from phitui.tui.state import Hand
@@ -101,6 +103,13 @@ DONE = job(
 FAILED = job(
     "c3", "failed", error={"message": "the disk is full", "hint": "make room and resume: phitui jobs resume c3"}
 )
+
+
+def figure(scheme: str, kld: float, error: float, speed: float) -> Figure:
+    values = {"kld_mean": kld, "kld_mean_error": error, "top1_agreement": 0.93, "decode_tokens_per_s": speed}
+    source = "measured with llama.cpp on 16 chunks of 512 tokens (phitui's own), compared with Phi-4-mini.F16.gguf"
+    measured = Measured(f"Phi-4-mini.{scheme}.gguf", "quality", NOON, source, values, {}, "Phi-4-mini.F16.gguf")
+    return Figure(None, measured, measured)
 
 
 class Exporter:
@@ -224,6 +233,7 @@ class StubDoor(Door):
                 7680000000,
                 16.0,
                 fit=Fit(True, 17, 33, 4096, True),
+                figure=Figure(None, None, None, is_reference=True),
             ),
             SchemeRow(
                 Scheme("Q8_0", 8.5, 7, description="almost lossless"),
@@ -231,6 +241,7 @@ class StubDoor(Door):
                 4080000000,
                 8.5,
                 fit=Fit(True, 33, 33, 4096, True),
+                figure=figure("Q8_0", 0.0008, 0.00004, 24.1),
             ),
             SchemeRow(
                 Scheme("Q4_K_M", 4.9, 15, description="a good balance"),
@@ -239,6 +250,7 @@ class StubDoor(Door):
                 5.2,
                 3,
                 fit=Fit(True, 33, 33, 4096, True),
+                figure=figure("Q4_K_M", 0.041, 0.002, 31.4),
             ),
             SchemeRow(
                 Scheme("IQ1_S", 1.6, 24, True, "very small"),
@@ -259,6 +271,10 @@ class StubDoor(Door):
         self._said("build", source, scheme, out, overwrite)
         return RUNNING
 
+    def start_best(self, source: str, bars: str, *, measure: bool) -> Job:
+        self._said("best", source, bars, measure)
+        return RUNNING
+
     def plan(self, model: str, settings: Mapping[str, Any], *, probe: bool) -> OffloadPlan:
         self._said("plan", model, dict(settings), probe)
         layers, context = settings.get("layers"), settings.get("context") or 4096
@@ -274,6 +290,10 @@ class StubDoor(Door):
         return OffloadPlan(
             model, on, 33, context, rope, fits, (gpu, ram), how, warnings, context_length=131072, original_context=4096
         )
+
+    def tradeoffs(self, model: str, settings: Mapping[str, Any], made: OffloadPlan) -> Sequence[Tradeoff]:
+        kinds = (("f16", 16384), ("q8_0", 32768), ("q4_0", 65536))
+        return [Tradeoff(layers, kind, context // (layers // 25)) for layers in (33, 25) for kind, context in kinds]
 
     def devices(self) -> Sequence[Device]:
         return DEVICES

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phitui.errors import OutputExists, UsageError
+from phitui.errors import NotMeasured, OutputExists, UsageError
 from phitui.tui.state import Hand
 from phitui.tui.widgets.table import Table
 
@@ -23,10 +23,10 @@ def checkpoint(app: Any, data: Any) -> Any:
 async def test_build_shows_exact_sizes_and_starts_a_job(checkpoint: Any, door: Any, data: Any) -> None:
     async with checkpoint.run_test(size=(120, 40)) as pilot:
         await pilot.press("2")
-        await data.wait(pilot, lambda: "3 substituted" in data.shown(checkpoint))
+        await data.wait(pilot, lambda: "needs imatrix" in data.shown(checkpoint))
         text = data.shown(checkpoint)
         assert "2.32 GiB" in text
-        assert "needs imatrix" in text
+        assert "KLD 0.041 ±0.002" in text and "31.4" in text and "reference" in text
         assert checkpoint.screen.query_one(Table).current == "Q4_K_M"
         await data.wait(pilot, lambda: "Q4_K → Q5_0" in data.shown(checkpoint))
         await pilot.press("enter")
@@ -75,6 +75,33 @@ async def test_an_existing_file_is_replaced_only_after_a_question(checkpoint: An
         await data.wait(pilot, lambda: "replace the file?" in data.shown(checkpoint))
         await pilot.press("enter")
         await data.wait(pilot, lambda: [call for call in door.calls if call[0] == "build" and call[-1]])
+
+
+async def test_the_best_scheme_is_chosen_or_measured_first(checkpoint: Any, door: Any, data: Any) -> None:
+    async with checkpoint.run_test(size=(80, 24)) as pilot:
+        await pilot.press("2")
+        await data.wait(pilot, lambda: "KLD 0.041 ±0.002" in data.shown(checkpoint))
+        door.refuse = NotMeasured("nothing was measured yet", "phitui build ... --measure")
+        await pilot.press("m")
+        await data.wait(pilot, lambda: "largest file" in data.shown(checkpoint))
+        await pilot.press("backspace", "5", "enter")
+        await data.wait(pilot, lambda: "measure first?" in data.shown(checkpoint))
+        await pilot.press("enter")
+        path = str(data.checkpoint.path)
+        await data.wait(pilot, lambda: ("best", path, "0.05", True) in door.calls)
+        assert ("best", path, "0.05", False) in door.calls
+
+
+async def test_new_figures_show_by_themselves(checkpoint: Any, door: Any, data: Any) -> None:
+    door.found_jobs = [data.job("e5", "running", kind="eval")]
+    async with checkpoint.run_test(size=(80, 24)) as pilot:
+        await pilot.press("2")
+        await data.wait(pilot, lambda: "KLD 0.041 ±0.002" in data.shown(checkpoint))
+        before = len([call for call in door.calls if call[0] == "schemes"])
+        door.found_jobs = [data.job("e5", "done", kind="eval")]
+        checkpoint.read_jobs()
+        await data.wait(pilot, lambda: len([call for call in door.calls if call[0] == "schemes"]) == before + 1)
+        assert checkpoint.screen.query_one(Table).current == "Q4_K_M"
 
 
 async def test_build_without_a_model_says_what_to_do(app: Any, data: Any) -> None:

@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from phitui.errors import OutputExists, PhituiError
+from phitui.errors import NotMeasured, OutputExists, PhituiError
 from phitui.tui import format as show
 from phitui.tui.place import Place
 from phitui.tui.state import Hand
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Column("scheme", 9),
-    Column("size", 10, right=True),
+    Column("size", 8, right=True),
     Column("bits", 5, right=True),
-    Column("fits here", 14),
-    Column("notes"),
-    Column("description", 36, above=86),
+    Column("quality", 20),
+    Column("tok/s", 5, right=True),
+    Column("fits here", 15),
+    Column("description", 36, above=116),
 )
 DEBOUNCE = 0.15
 """Seconds the cursor must rest on a scheme before its plan is asked for details."""
@@ -44,13 +45,14 @@ class Build(Place):
     CSS_PATH = "build.tcss"
     ABOUT = (
         "Convert and quantize the model in hand in one pass. Sizes are exact: the file is planned "
-        "before it is written.\n"
+        "before it is written. What was measured of builds of this model stands beside them.\n"
         "Enter starts the build as a job of its own; it goes on when the terminal closes. When it is done, t takes "
-        "the result in hand."
+        "the result in hand. m chooses the scheme by what was measured, or measures first."
     )
     BINDINGS: ClassVar = [
         Binding("b", "build", "build"),
         Binding("o", "out", "build to …"),
+        Binding("m", "best", "best …"),
         Binding("t", "take", "take result"),
         Binding("x", "cancel", "cancel build"),
         Binding("r", "reload", "read again", show=False),
@@ -62,6 +64,7 @@ class Build(Place):
         self._plans: dict[str, FilePlan | PhituiError] = {}
         self._source: str | None = None
         self._job: str = ""
+        self._ended: frozenset[str] = frozenset()
 
     def body(self) -> Iterator[Widget]:
         yield Static(id="source", markup=False)
@@ -113,23 +116,18 @@ class Build(Place):
 
     @staticmethod
     def _row(row: SchemeRow) -> Row:
-        scheme = row.scheme
-        notes = []
-        if row.needs_imatrix:
-            notes.append(styled("needs imatrix", "$warning"))
-        if row.substitutions:
-            notes.append(styled(f"{row.substitutions} substituted", "$muted"))
-        if row.error:
-            notes = [styled("not possible", "$error")]
+        scheme, speed = row.scheme, row.figure.decode if row.figure else None
         bits = row.bits_per_weight if row.bits_per_weight is not None else scheme.bits
         style = "$muted" if row.error or row.needs_imatrix else ""
+        changed = f"{row.substitutions} substituted, " if row.substitutions else ""
         cells = (
             styled(scheme.name, style or "bold"),
             styled(show.size(row.size), style),
             styled(f"{bits:.2f}", style),
+            _quality(row),
+            styled(f"{speed:.1f}" if speed else "", style),
             styled(row.fit.text, "$muted" if row.fit.fits else "$error") if row.fit else Content(""),
-            Content(", ").join(notes),
-            styled(scheme.description, "$muted"),
+            styled(changed + scheme.description, "$muted"),
         )
         return Row(scheme.name, cells)
 
@@ -201,6 +199,31 @@ class Build(Place):
             prompt = Prompt("build to", "Path of the GGUF file to write:", self._default_out(), PathSuggester())
             self.app.push_screen(prompt, lambda out: self.action_build(out) if out else None)
 
+    def action_best(self) -> None:
+        """Ask what is good enough or small enough, and build the scheme that is best by what was measured."""
+        from phitui.tui.widgets.dialogs import Prompt
+
+        text = "Largest KL divergence from the full-precision model (0.02 is close), or largest file (4GiB), or both:"
+        self.app.push_screen(Prompt("build the best", text, "0.02"), lambda bars: self._best(bars) if bars else None)
+
+    def _best(self, bars: str, measure: bool = False) -> None:
+        def refused(error: PhituiError) -> None:
+            if isinstance(error, NotMeasured) and not measure:
+                self._ask_measure(error, bars)
+            else:
+                self.app.show_error(error)
+
+        source = self._source or ""
+        start = self.app.door.start_best
+        self.act(lambda: start(source, bars, measure=measure), self._started, group="start", otherwise=refused)
+
+    def _ask_measure(self, error: NotMeasured, bars: str) -> None:
+        from phitui.tui.widgets.dialogs import Ask
+
+        text = f"{error.message}.\n\nA job can build and measure as many schemes as it takes to know. It may take long."
+        ask = Ask("measure first?", text, "measure", "not now")
+        self.app.push_screen(ask, lambda yes: self._best(bars, measure=True) if yes else None)
+
     def _default_out(self) -> str:
         name = Path(self._source or "").name.removesuffix(".gguf")
         return str(self.app.door.models_dir() / f"{name}.{self.query_one(Table).current}.gguf")
@@ -222,9 +245,18 @@ class Build(Place):
         self.query_one(JobLine).job = job
         if (before and before.state) != (job and job.state):
             self.refresh_bindings()
+        self._read_figures()
+
+    def _read_figures(self) -> None:
+        """Look again at the schemes once a job has ended that may have measured one."""
+        ended = frozenset(job.id for job in self.app.jobs if job.kind in ("build", "eval") and job.state == "done")
+        new, self._ended = ended - self._ended, ended
+        source = self._source
+        if new and self._rows and source:
+            self.act(lambda: self.app.door.schemes(source), self._arrived, group="schemes")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("build", "out"):
+        if action in ("build", "out", "best"):
             return bool(self._rows)
         if action in ("take", "cancel"):
             job = self._current_job() if self.is_mounted else None
@@ -253,6 +285,40 @@ class Build(Place):
         return shlex.join(["phitui", "build", self._source, "--scheme", scheme, "--out", self._default_out()])
 
 
+def _quality(row: SchemeRow) -> Content:
+    """What was measured; else what stands in the way."""
+    if row.error:
+        return styled("not possible", "$error")
+    if row.figure and row.figure.text:
+        return styled(row.figure.text, "" if row.figure.comparable else "$muted")
+    return styled("needs imatrix", "$warning") if row.needs_imatrix else Content("")
+
+
+def _judged(row: SchemeRow) -> str:
+    """What was measured of a scheme, in one line."""
+    figure = row.figure
+    if figure is None:
+        return ""
+    quality, speed = figure.quality, f"{figure.decode:.1f} tokens/s" if figure.decode else ""
+    if quality is None:
+        return ", ".join(filter(None, ("what the others are compared with" if figure.is_reference else "", speed)))
+    same = quality.values.get("top1_agreement")
+    how = "" if figure.comparable else " (not comparable with the others)"
+    parts = [
+        figure.text.removesuffix(" *") + how,
+        f"same likeliest token {100 * same:.1f} %" if same is not None else "",
+        "with an importance matrix" if figure.imatrix else "",
+        speed,
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _source(row: SchemeRow) -> str:
+    """When and how it was measured."""
+    quality = row.figure.quality if row.figure else None
+    return f"{show.clock(quality.created)} {quality.source.removeprefix('measured ')}" if quality else ""
+
+
 def _details(row: SchemeRow, plan: FilePlan | PhituiError | None) -> list[Part]:
     scheme = row.scheme
     parts: list[Part] = [styled(scheme.name, "bold") + styled(f"  {scheme.description}", "$muted")]
@@ -272,7 +338,8 @@ def _details(row: SchemeRow, plan: FilePlan | PhituiError | None) -> list[Part]:
         ("weights", f"{show.count(plan.parameters)}, {plan.bits_per_weight:.2f} bits each"),
         ("changed", f"{len(plan.substitutions)}: {', '.join(changed)}" if changed else ""),
     ]
-    parts += facts(rows, 9)
+    parts += facts([("quality", _judged(row)), *rows], 9)
     if plan.needs_imatrix:
         parts.append(bullet("▲", f"needs an importance matrix for {len(plan.needs_imatrix)} tensors", "$warning"))
-    return [*parts, *[Hang(styled("note     ", "$muted"), styled(note, "$muted")) for note in plan.notes]]
+    parts += [Hang(styled("note     ", "$muted"), styled(note, "$muted")) for note in plan.notes]
+    return [*parts, *facts([("measured", _source(row))], 9)]
