@@ -8,6 +8,7 @@ Pickles are never opened: unpickling runs code. Weights may stay on the Hub (phi
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -33,12 +34,16 @@ _AGAIN = "download it again: phitui pull REPO"
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor of a checkpoint. `shape` is in PyTorch's order: the last dimension is the row length."""
+    """A tensor of a checkpoint. `shape` is in PyTorch's order: the last dimension is the row length.
+
+    `dtype` is None for what cannot be a weight of ours, such as integers and FP8; `stored` is its name in the file.
+    """
 
     name: str
-    dtype: TensorType
+    dtype: TensorType | None
     shape: tuple[int, ...]
     extent: FileExtent | RemoteExtent
+    stored: str = ""
 
     @property
     def shard(self) -> str:
@@ -236,22 +241,17 @@ def _tensor(path: Path, name: str, entry: Any, start: int, remote: HubFile | Non
     if not isinstance(entry, dict):
         raise InvalidFile(f"{path}: the entry of tensor {name!r} is not an object")
     dtype = entry.get("dtype")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InvalidFile(
-            f"{path}: tensor {name!r} is {dtype}; checkpoints of F32, F16 and BF16 can be converted",
-            "take the model's original checkpoint, not a quantized one",
-        )
     shape, offsets = _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
+    if not isinstance(dtype, str):
+        raise InvalidFile(f"{path}: the dtype of tensor {name!r} is {dtype}")
     if shape is None or offsets is None or len(offsets) != 2:
         raise InvalidFile(f"{path}: tensor {name!r} has no valid shape and data_offsets")
-    length = DTYPES[dtype].block_bytes
-    for dimension in shape:
-        length *= dimension
-    if offsets[1] - offsets[0] != length:
+    known, length = DTYPES.get(dtype), offsets[1] - offsets[0]
+    if length < 0 or (known is not None and length != known.block_bytes * math.prod(shape)):
         raise InvalidFile(f"{path}: tensor {name!r} of shape {shape} and {dtype} cannot have data_offsets {offsets}")
     at = start + offsets[0]
     extent = FileExtent(path, at, length) if remote is None else RemoteExtent(remote, at, length)
-    return CheckpointTensor(name, DTYPES[dtype], tuple(shape), extent)
+    return CheckpointTensor(name, known, tuple(shape), extent, dtype)
 
 
 def _counts(values: Any) -> list[int] | None:

@@ -46,7 +46,7 @@ class _Weights:
     def __call__(self, name: str) -> Any:
         tensor = self._tensors.get(name) or self._tensors[name.replace(".weight", ".base_layer.weight")]
         extent = tensor.extent
-        assert isinstance(extent, FileExtent), "a checkpoint on this machine"
+        assert isinstance(extent, FileExtent) and tensor.dtype is not None, "plain floats on this machine"
         with extent.path.open("rb") as file:
             file.seek(extent.offset)
             raw = file.read(extent.length)

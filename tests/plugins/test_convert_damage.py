@@ -18,7 +18,7 @@ from phitui import plugins
 from phitui.api import InvalidFile, write_gguf
 from phitui.gguf.safetensors_writer import write_safetensors
 from phitui.gguf.source import gguf_source
-from phitui.testing.checkpoints import TinyPhi, tensor_shapes, write_checkpoint
+from phitui.testing.checkpoints import TinyPhi, tensor_data, tensor_shapes, write_checkpoint
 
 TINY = TinyPhi(hidden=32, intermediate=32)
 
@@ -148,9 +148,47 @@ def test_an_index_that_names_a_missing_shard(tmp_path: Path) -> None:
 def test_a_type_that_no_checkpoint_has(tiny: Path) -> None:
     tensors = {name: ("BF16", shape, bytes(2 * prod(shape))) for name, shape in tensor_shapes(TINY).items()}
     name = "model.layers.0.mlp.down_proj.weight"
-    write_safetensors(tiny / "model.safetensors", tensors | {name: ("F8_E4M3", (32, 32), bytes(1024))})
-    with pytest.raises(InvalidFile, match=r"'model.layers.0.mlp.down_proj.weight' is F8_E4M3"):
+    scale = {name + "_scale_inv": ("F32", (1, 1), bytes(4))}
+    write_safetensors(tiny / "model.safetensors", tensors | scale | {name: ("F8_E4M3", (32, 32), bytes(1024))})
+    with pytest.raises(InvalidFile, match=r"'model.layers.0.mlp.down_proj.weight' is F8_E4M3; weights of F32") as error:
         opened(tiny)
+    assert "original checkpoint" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.1.attention.masked_bias",
+        "model.layers.1.attention.bias",
+        "model.position_ids",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["F32", "I64", "BOOL"])
+def test_computed_buffers_of_any_type_are_left_out(name: str, dtype: str, tiny: Path) -> None:
+    """The reference converter skips them by name; integers among them are no reason to refuse a checkpoint."""
+    phi = TINY
+    width = {"F32": 4, "I64": 8, "BOOL": 1}[dtype]
+    tensors = {each: ("BF16", shape, tensor_data(phi, each, shape)) for each, shape in tensor_shapes(phi).items()}
+    write_safetensors(tiny / "model.safetensors", {name: (dtype, (1, 4), bytes(4 * width))} | tensors)
+    with_buffer = written(tiny)
+    write_safetensors(tiny / "model.safetensors", tensors)
+    assert with_buffer == written(tiny)
+
+
+def test_integers_of_a_vision_tower_do_not_matter(tmp_path: Path) -> None:
+    phi = TinyPhi(family="phi3v", hidden=32, intermediate=32)
+    directory = write_checkpoint(tmp_path / "Phi-3-vision", family="phi3v", hidden=32, intermediate=32)
+    tensors = {each: ("BF16", shape, tensor_data(phi, each, shape)) for each, shape in tensor_shapes(phi).items()}
+    name = "model.vision_embed_tokens.img_processor.vision_model.embeddings.position_ids"
+    write_safetensors(directory / "model.safetensors", tensors | {name: ("I64", (1, 577), bytes(577 * 8))})
+    assert not any("vision" in tensor.name for tensor in opened(directory).tensors)
+
+
+def written(directory: Path) -> bytes:
+    out = directory / "out.gguf"
+    write_gguf(FloatQuantizer().plan(opened(directory), ["BF16"], None)["BF16"], out, overwrite=True)
+    return out.read_bytes()
 
 
 def test_computed_buffers_are_left_out(tiny: Path) -> None:

@@ -19,7 +19,7 @@ Rename = Callable[[str], str | None]
 
 MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS of llama.cpp."""
-_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+_BUFFERS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", ".position_ids")
 """Old checkpoints carry them; they are computed, not learned."""
 _AGAIN = "download the checkpoint again"
 _MERGE = "merge the adapters (LoRA) into the model first"
@@ -66,6 +66,7 @@ def collect(
     """
     parts = tuple(parts)
     names = _renamed(checkpoint, rename)
+    _check_types(checkpoint, names)
     _check_names(checkpoint, names, parts, title)
     placed = []
     for one in parts:
@@ -98,6 +99,18 @@ def _renamed(checkpoint: Checkpoint, rename: Rename) -> dict[str, str]:
             raise InvalidFile(f"{checkpoint.directory}: tensors {names[known]!r} and {name!r} are the same weight")
         names[known] = name
     return names
+
+
+def _check_types(checkpoint: Checkpoint, names: dict[str, str]) -> None:
+    """Raise InvalidFile for a checkpoint of FP8, integers and the like."""
+    strange = sorted(name for name in names.values() if checkpoint.tensors[name].dtype is None)
+    if strange:
+        kind = checkpoint.tensors[strange[0]].stored
+        raise InvalidFile(
+            f"{checkpoint.directory}: tensor {strange[0]!r}{_others(strange)} is {kind}; "
+            "weights of F32, F16 and BF16 can be converted",
+            "take the model's original checkpoint, not a quantized one",
+        )
 
 
 def _check_names(checkpoint: Checkpoint, names: dict[str, str], parts: tuple[Part, ...], title: str) -> None:
@@ -135,10 +148,11 @@ def _tensor(checkpoint: Checkpoint, one: Part, sources: list[str]) -> SourceTens
             )
         if tensor.dtype is not stored:
             raise InvalidFile(
-                f"{checkpoint.directory}: experts of one layer differ in type: {sources[0]!r} is {stored.name}, "
-                f"{name!r} is {tensor.dtype.name}",
+                f"{checkpoint.directory}: experts of one layer differ in type: "
+                f"{sources[0]!r} is {checkpoint.tensors[sources[0]].stored}, {name!r} is {tensor.stored}",
                 _AGAIN,
             )
+    assert stored is not None, "checked for all"
     shape = tuple(reversed(one.shape)) + ((len(sources),) if one.stacked else ())
     extents = tuple(checkpoint.tensors[name].extent for name in sources)
     pinned = TensorType.F32 if one.pinned or len(one.shape) == 1 else None
