@@ -221,6 +221,7 @@ def as_document(made: OffloadPlan) -> dict[str, Any]:
                 "name": row.name,
                 "backend": row.backend,
                 "kind": row.kind,
+                "endpoint": row.endpoint,
                 "total": row.total,
                 "free": row.free,
                 "weights": row.weights,

@@ -93,7 +93,7 @@ def _speed(speed: dict[str, Any]) -> str:
 
 def _remarks(device: dict[str, Any]) -> list[str]:
     """What a row of the table cannot say."""
-    found = []
+    found = [f"{device['name']}: a device of the RPC worker {device['endpoint']}"] if device["endpoint"] else []
     if device["mapped"]:
         found.append(
             f"{device['name']}: {output.size(device['allocated'])} allocated, {output.size(device['mapped'])} mapped "

@@ -33,6 +33,7 @@ class DevicePlan:
 
     `mapped` is the part of the weights that is used in place, in the file's page cache, and not allocated. `read` is
     what one token reads of weights and KV cache (at half the context). `learned` comes from `loads` former loads.
+    `endpoint` is the HOST:PORT of an RPC worker's device.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DevicePlan:
     learned: int = 0
     loads: int = 0
     read: int = 0
+    endpoint: str = ""
 
     @property
     def sum(self) -> int:
@@ -153,6 +155,7 @@ def rows(
                 known.size,
                 known.loads,
                 read[n],
+                device.description if device.kind == "remote" else "",
             )
         )
     return tuple(made), how

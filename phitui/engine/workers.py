@@ -60,7 +60,7 @@ class Worker:
         hints = {
             "gone": start,
             "busy": "close the other chat or program that uses it; if there is none, end it and start it again there",
-            "foreign": "phitui worker of the same phitui and llama-cpp-python serves there what is understood here",
+            "foreign": "start one there, of the same llama-cpp-python as here: phitui worker",
         }
         return Unavailable(f"the RPC worker {self.endpoint} {self.why}", hints.get(self.state, ""))
 
@@ -271,9 +271,9 @@ class _Link:
 
 
 def _resembles(data: bytes) -> str:
-    known = {b"HTTP": "it speaks HTTP", b"SSH-": "it speaks SSH", b"<htm": "it speaks HTTP", b"220 ": "it speaks SMTP"}
     text = visible(data.decode("ascii", "replace"))
-    return known.get(data[:4], f"it answered {text!r}")
+    known = {"HTTP": "HTTP", "<!": "HTTP", "<html": "HTTP", "SSH-": "SSH", "220 ": "SMTP"}
+    return next((f"it speaks {known[start]}" for start in known if text.startswith(start)), f"it answered '{text}'")
 
 
 def _reason(error: OSError, seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,10 @@ ANSWER_SECONDS = 30.0
 
 WORKER_SECONDS = 6.0
 """The same where RPC workers are asked. A worker serves one program at a time: others connect and hear nothing."""
+
+
+_MISMATCH = re.compile(r"version mismatch: ([\d.]+)|malformed response()|handshake failed()")
+"""What llama.cpp says before it ends its process because of a worker of another version."""
 
 
 class Child:
@@ -86,10 +91,16 @@ class Child:
             )
         return EngineError(f"the hardware probe did not answer within {seconds:.0f} s")
 
-    def _died(self) -> EngineError:
+    def _died(self) -> PhituiError:
         code = self._process.wait(5) if self._process else None
         tail = self._tail()
         self._end()
+        if self._rpc and (found := _MISMATCH.search(tail)):
+            theirs = f" ({found[1]})" if found[1] else ""
+            return Unavailable(
+                f"an RPC worker ({', '.join(self._rpc)}) speaks another protocol{theirs} than the llama.cpp here",
+                "install the same version of llama-cpp-python on both machines",
+            )
         return EngineError(f"the hardware probe ended unexpectedly ({_ending(code)})", "", tail)
 
     def _tail(self) -> str:

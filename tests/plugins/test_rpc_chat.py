@@ -235,6 +235,31 @@ def test_named_workers_must_be_there(talk: Callable[..., Chat], context: Context
         plan(context, PlanRequest(model=str(model), rpc=(away,), no_rpc=True))
 
 
+@pytest.mark.parametrize(("spare", "words"), [(24, r"protocol \(9\.1\.0\)"), (40, "another protocol")])
+def test_a_worker_of_another_version(context: Context, model: Path, spare: int, words: str) -> None:
+    """It greets alike; llama.cpp then ends its process, which is the probe's and not this one."""
+
+    def talk(link: socket.socket) -> None:
+        answers = {14: bytes([9, 1, 0, 0]) + bytes(spare), 15: b"\1\0\0\0", 11: bytes(7) + b"\1" + bytes(7) + b"\1"}
+        with link, contextlib.suppress(OSError):
+            while len(head := link.recv(9, socket.MSG_WAITALL)) == 9:
+                link.recv(int.from_bytes(head[1:], "little"), socket.MSG_WAITALL)
+                link.sendall(len(answers[head[0]]).to_bytes(8, "little") + answers[head[0]])
+
+    def run(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=run, args=(server,), daemon=True).start()
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=words) as caught:
+            plan(context, PlanRequest(model=str(model), rpc=(endpoint,)))
+    assert endpoint in caught.value.message
+    assert "same version" in caught.value.hint
+
+
 def test_configured_workers_are_used_and_those_away_are_named(
     lend: Callable[[], Lender], context: Context, model: Path
 ) -> None:

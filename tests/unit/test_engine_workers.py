@@ -102,7 +102,7 @@ def test_other_versions(serve: Callable[[Talk], str]) -> None:
     assert before.state == "foreign"
     assert "3.6.0" in before.why
     assert (after.state, after.version, after.memory) == ("ready", "9.1.0", ())
-    assert "same phitui" in before.refusal().hint
+    assert "same llama-cpp-python" in before.refusal().hint
 
 
 def http(link: socket.socket) -> None:
