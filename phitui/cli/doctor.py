@@ -100,7 +100,7 @@ def _findings(findings: list[dict[str, Any]]) -> list[str]:
         if finding["do"]:
             lines.append(f"      {finding['do']}")
     if any(finding["backend"] and not finding["needs"] for finding in findings):
-        lines += ["", "  phitui doctor --fix shows what it would run, asks, runs it and checks the result."]
+        lines += ["", "  phitui doctor --fix shows what it would run, asks, runs it and checks."]
     return lines
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-TOOL_SECONDS = 1.5
+TOOL_SECONDS = 1.3
 """All a tool gets: the whole report has to be there within two seconds, and tools are asked at the same time."""
 
 MOST_OUTPUT = 1 << 20

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phitui_hardware import parsers, processors
 
-DATA = Path(__file__).parent.parent / "data" / "hardware"
+DATA = Path(__file__).parent / "data" / "hardware"
 GIB = 1024**3
 
 
