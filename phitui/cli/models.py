@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
+from phitui.actions import evaluate, figures, tidy
 from phitui.actions import models as actions
-from phitui.actions import tidy
 from phitui.actions.context import Context
 from phitui.cli import output
 from phitui.domain.model import Artifact, KnownModel
 from phitui.domain.text import visible
+from phitui.store.measures import Measured
 
 
 def command(context: Context) -> click.Command:
@@ -22,8 +25,10 @@ def command(context: Context) -> click.Command:
         """What is on this machine, and the catalogue of known models with verdicts."""
         if ctx.invoked_subcommand is None:
             library, known = actions.library(context), actions.catalogue(context)
-            document = {"library": library, "catalogue": [_row(model) for model in known]}
-            output.emit(document, as_json, _text(library, known))
+            measured = figures.newest(context, [artifact.path for artifact in library if artifact.kind == "gguf"])
+            rows = [vars(artifact) | {"measured": _measured(measured.get(artifact.path))} for artifact in library]
+            document = {"library": rows, "catalogue": [_row(model) for model in known]}
+            output.emit(document, as_json, _text(library, measured, known))
 
     _add_changing(models, context)
     return models
@@ -66,13 +71,21 @@ def verdict(model: KnownModel) -> str:
     return "convertible" if model.verdict.ok else "unsupported"
 
 
-def _text(library: list[Artifact], known: list[KnownModel]) -> str:
+def _measured(measured: Measured | None) -> dict[str, Any] | None:
+    return evaluate.as_document(measured) if measured else None
+
+
+def _text(library: list[Artifact], measured: Mapping[Path, Measured], known: list[KnownModel]) -> str:
     lines = ["On this machine"]
     if library:
-        rows = [
-            (a.name, a.architecture, a.scheme, output.size(a.size), a.found_by, visible(str(a.path))) for a in library
-        ]
-        lines.append(output.table(("name", "architecture", "scheme", "size", "found by", "path"), rows, right=(3,)))
+        head = ("name", "architecture", "scheme", "size", *(["quality"] if measured else []), "found by", "path")
+        rows = []
+        for a in library:
+            found = measured.get(a.path)
+            quality = [figures.Figure(None, found, None).text if found else ""] if measured else []
+            rows.append((a.name, a.architecture, a.scheme, output.size(a.size), *quality, a.found_by, str(a.path)))
+        rows = [(*row[:-1], visible(row[-1])) for row in rows]
+        lines.append(output.table(head, rows, right=(3,)))
     else:
         lines.append("  nothing yet: phitui pull downloads a checkpoint, phitui build makes a GGUF of it")
     lines += ["", "Catalogue"]

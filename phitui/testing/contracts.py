@@ -121,6 +121,31 @@ class ExporterContract(OfferContract):
             assert not path.is_absolute() and ".." not in path.parts
 
 
+class EvaluatorContract(OfferContract):
+    """An evaluator refuses what is not a model with an error for people, and its options can be filled in by phitui."""
+
+    def test_refuses_what_is_not_a_model(self, offer: Any, tmp_path: Path) -> None:
+        if not offer.available().ok:
+            pytest.skip(offer.available().reason)
+        (tmp_path / "model.gguf").write_bytes(b"no model at all")
+        with pytest.raises(PhituiError) as caught:
+            offer.evaluate(tmp_path / "model.gguf", offer.options(), _Quiet())
+        assert caught.value.message
+
+    def test_filled_in_options_have_the_kinds_that_phitui_gives(self, offer: Any) -> None:
+        given = {"text": Path, "reference": Path, "journal": Path, "threads": int}
+        for spec in declared.specs(offer.options):
+            assert spec.kind is given.get(spec.name, spec.kind), spec.name
+
+
+class _Quiet:
+    """A JobContext that is never stopped."""
+
+    def progress(self, done: int, total: int, text: str = "") -> None: ...
+    def note(self, text: str) -> None: ...
+    def check(self) -> None: ...
+
+
 class FinderContract(OfferContract):
     """A finder yields artifacts and survives whatever it meets."""
 

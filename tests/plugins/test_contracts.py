@@ -37,6 +37,10 @@ class TestQuantizers(contracts.QuantizerContract):
     offer = offers("quantizers")
 
 
+class TestEvaluators(contracts.EvaluatorContract):
+    offer = offers("evaluators")
+
+
 class TestBackends(contracts.BackendContract):
     offer = offers("backends")
 
@@ -88,5 +92,6 @@ class TestExporters(contracts.ExporterContract):
 
 def test_every_kind_is_here() -> None:
     assert not REGISTRY.failures
-    for kind in ("converters", "quantizers", "backends", "engines", "finders", "catalogues", "commands", "exporters"):
+    kinds = ("converters", "quantizers", "evaluators", "backends", "engines")
+    for kind in (*kinds, "finders", "catalogues", "commands", "exporters"):
         assert getattr(REGISTRY, kind), kind
