@@ -26,8 +26,8 @@ BRIDGE = 1 << 20
 """A gap of at most so many bytes that nobody needs is read all the same: it is cheaper than another request."""
 _STEP = 1 << 20
 """Bytes after which those who wait for a block look again."""
-_STUCK = 0.3
-"""Seconds without any move after which bytes are wanted in another order than was announced."""
+_STUCK = 3.0
+"""Seconds without any move after which bytes must be wanted in another order than was announced (a slow disk moves)."""
 
 Segment = tuple[HubFile, int, int]
 """Bytes that will be read: file, offset, length."""

@@ -27,6 +27,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead, "WINDOW", 250_000)
     monkeypatch.setattr(readahead, "BRIDGE", 2_000)
     monkeypatch.setattr(readahead, "_STEP", 10_000)
+    monkeypatch.setattr(readahead, "_STUCK", 0.2)
 
 
 @pytest.fixture
