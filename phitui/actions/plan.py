@@ -63,7 +63,7 @@ def _plan(ctx: Context, path: Path, request: PlanRequest, probe: bool) -> Offloa
     if measure and measure.failure:
         made = offload.plan(model, machine, request, None, known)
         made = _with_warnings(made, f"compute buffers are estimated: {measure.failure}")
-    made = _with_warnings(made, *remarks)
+    made = replace(_with_warnings(made, *remarks), left_out=remarks)
     return replace(made, speed=loads.speed(ctx, path, made, machine))
 
 

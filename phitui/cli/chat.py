@@ -81,6 +81,8 @@ def _loaded(context: Context, request: ChatRequest) -> Iterator[Chat]:
     """The chat, with a line of progress while it loads; always closed."""
     session = open_chat(context, request, _progress_line())
     try:
+        for note in session.plan.left_out if session.plan is not None else ():
+            output.say(f"note: {note}")
         if session.plan is not None and not session.plan.fits:
             output.say("note: loaded by force: " + "; ".join(session.plan.warnings))
         for note in session.info.details.get("notes", ()):
@@ -182,12 +184,14 @@ def _answer(session: Chat, text: str, tty: bool) -> None:
 def _revive(session: Chat, without: Sequence[str] = ()) -> None:
     """Start the engine again, perhaps without some RPC workers. Where that fails, the conversation waits."""
     output.say("starting the engine again" + (f" without {', '.join(without)}" if without else "") + " ...")
-    lost = session.lost
+    lost, progress = session.lost, _progress_line()
     try:
-        session.restart(_progress_line(), without)
+        session.restart(progress, without)
     except Cancelled:
         raise
     except PhituiError as error:
+        if progress is not None:
+            progress(1)  # wipes its line
         output.failure(error, False)
         without_it = f"; /without {' '.join(lost)} goes on without it" if lost else ""
         output.say(f"the conversation is kept: /restart tries again{without_it}")
@@ -195,10 +199,12 @@ def _revive(session: Chat, without: Sequence[str] = ()) -> None:
 
 def _streamed(session: Chat, text: str) -> None:
     with _interrupts(session):
-        for chunk in session.ask(text):
-            if isinstance(chunk, TextChunk):
-                _write(chunk)
-    click.echo()
+        try:
+            for chunk in session.ask(text):
+                if isinstance(chunk, TextChunk):
+                    _write(chunk)
+        finally:
+            click.echo()
 
 
 @contextmanager

@@ -49,7 +49,8 @@ class OffloadPlan:
     """The plan. `layers_total` is the number of layers plus the output layer; `how` says where each figure is from.
 
     `settings` are what the engine is to be given. `profiles` are the two ways to use a longrope model whose context is
-    beyond its original one; empty for others.
+    beyond its original one; empty for others. `left_out` says why RPC workers of the configuration are not used; these
+    texts are among the warnings too.
     """
 
     model: str
@@ -73,6 +74,7 @@ class OffloadPlan:
     profiles: tuple[Profile, ...] = ()
     expert_layers: int = 0
     speed: Speed | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def plan(

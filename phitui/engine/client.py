@@ -283,7 +283,7 @@ class EngineProcess:
         self.lost = tuple(lost := workers.blame(self.settings.rpc))
         if lost:
             who, hint = workers.accusation(lost)
-            what = f"{who}. So {what}"
+            return EngineError(f"{who}. So {what}", hint, tail(self.log, 3) if self.log else "")
         return EngineError(what, hint, self.log_tail())
 
 
