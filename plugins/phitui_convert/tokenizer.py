@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from phitui.api import Checkpoint, InvalidFile, UnsupportedModel
-from phitui_convert import pieces, special, vocab_bpe, vocab_spm
+from phitui_convert import agreement, pieces, special, vocab_bpe, vocab_spm
 from phitui_convert.vocabulary import Vocabulary
 
 _BPE_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
@@ -23,7 +23,9 @@ def read(checkpoint: Checkpoint, vocabulary: int, pre_tokenizer: str = "") -> Vo
     config = checkpoint.json("tokenizer_config.json") or {}
     fast = checkpoint.json("tokenizer.json")
     whole = checkpoint.path("tokenizer.model") is not None or pieces.is_sentencepiece(fast)
-    if config.get("tokenizer_class") in _BPE_CLASSES or not whole:
+    bpe = config.get("tokenizer_class") in _BPE_CLASSES or not whole
+    agreement.check_added(checkpoint, config, fast or {}, listed=not bpe)
+    if bpe:
         found = vocab_bpe.read(checkpoint, _byte_level(checkpoint, fast), config, vocabulary, pre_tokenizer)
         limit = None
     else:
@@ -35,6 +37,12 @@ def read(checkpoint: Checkpoint, vocabulary: int, pre_tokenizer: str = "") -> Vo
 
 def _byte_level(checkpoint: Checkpoint, fast: dict[str, Any] | None) -> dict[str, Any]:
     """The tokenizer.json, which must hold a byte-level BPE. Raises InvalidFile or UnsupportedModel."""
+    if fast is None and checkpoint.path("tokenizer.model") is not None:
+        raise InvalidFile(
+            f"{checkpoint.directory}: tokenizer_config.json says GPT2Tokenizer, but there is a tokenizer.model and no "
+            "tokenizer.json, which that class needs",
+            "copy all tokenizer files of the base model into the directory",
+        )
     if fast is None:
         raise InvalidFile(
             f"{checkpoint.directory}: has neither tokenizer.model nor tokenizer.json",

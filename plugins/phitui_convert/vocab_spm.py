@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.api import Checkpoint, InvalidFile, Value, ValueType
-from phitui_convert import pieces
+from phitui_convert import agreement, pieces
 from phitui_convert.added import AddedToken, from_config, from_json
 from phitui_convert.vocabulary import TokenType, Vocabulary, tokens
 
@@ -80,6 +80,8 @@ def _pieces(checkpoint: Checkpoint, fast: Mapping[str, Any], vocabulary: int) ->
         raise InvalidFile(
             f"{checkpoint.directory}: {name} has {len(found)} pieces, but config.json says vocab_size {vocabulary}"
         )
+    if path:
+        agreement.check_pieces(checkpoint, fast, [text for text, _, _ in found])
     return found
 
 
