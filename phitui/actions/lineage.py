@@ -186,7 +186,10 @@ def _telling(recipe: Recipe) -> list[tuple[str, Any]]:
 
 
 def lineage_of(path: Path) -> str:
-    """What is known of how a file was made, in one line; empty without a recipe beside it."""
+    """What is known of how a file was made, in one line; of a directory, what it was downloaded from. Else empty."""
+    if path.is_dir():
+        repo, revision, _ = provenance.downloaded(path)
+        return visible(f"{repo}@{revision[:12]}") if repo else ""
     recipe = read_beside(path)
     return told(recipe) if recipe is not None else ""
 

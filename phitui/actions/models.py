@@ -135,16 +135,19 @@ def inspect(context: Context, source: str) -> ModelFacts:
         if artifact is None:
             raise _unknown(context, source)
         path = artifact.path
+    from phitui.actions.lineage import lineage_of
+
     if path.is_dir():
         path = path / "config.json"
     if path.suffix == ".json":
         config, folder = read_config(path), path.absolute().parent
-        return _clean(_config_facts(context, config, _name_of(folder), _weights(folder), _special_tokens(folder)))
+        facts = _config_facts(context, config, _name_of(folder), _weights(folder), _special_tokens(folder))
+        return _clean(dataclasses.replace(facts, lineage=lineage_of(folder)))
     from phitui.gguf.facts import facts_from_header
     from phitui.gguf.shards import read_model
 
     try:
-        return _clean(facts_from_header(read_model(path)))
+        return _clean(dataclasses.replace(facts_from_header(read_model(path)), lineage=lineage_of(path)))
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise InvalidFile(f"{visible(source)} has a header that makes no sense: {error}") from None
 

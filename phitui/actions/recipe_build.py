@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,24 @@ class Building:
         assert steps.recipe.build is not None
         self.steps, self.ctx, self.recipe = steps, steps.ctx, steps.recipe
         self.step: BuildStep = steps.recipe.build
+        self.stream = self.step.stream and not (steps.request.source or steps.fetched)
 
     def check(self, sure: bool) -> None:
         """Raise for what can be seen beforehand. If not `sure`, the source is still to be downloaded."""
         quantizer, _ = find_scheme(self.ctx, self.step.scheme)
         unknown = set(self.recipe.quantizer) - {spec.name for spec in options.specs(quantizer.options)}
         if unknown:
-            raise self._unknown(sorted(unknown)[0], quantizer.title)
+            raise UsageError(
+                f"[build.quantizer] {visible(min(unknown))} is no option of {quantizer.title}",
+                "phitui build --help lists them; a plugin that had it may be missing here: phitui plugins",
+            )
         options.build(quantizer.options, self.recipe.quantizer)
+        for row in option_rows(self.ctx, self.steps.request, self.recipe):
+            if not row.path.is_file():
+                raise UsageError(
+                    f"the {row.role} of the recipe is not there: {visible(str(row.path))}",
+                    "copy it there, or change its path in the recipe; its SHA-256 is known",
+                )
         if not sure:
             return
         request = self.request()
@@ -60,7 +70,7 @@ class Building:
         request = self.request()
         out = Path(request.out)
         with lineage.hash_store(self.ctx) as store:
-            rows = source_rows(self.recipe, Path(request.source)) if not self.step.stream else []
+            rows = [] if self.stream else source_rows(self.recipe, Path(request.source))
             rows += option_rows(self.ctx, self.steps.request, self.recipe)
             refuse(compare(rows, store, job=job), job, force)
         former = self._done(out, request)
@@ -77,7 +87,7 @@ class Building:
         """The same request that a person's command line would make."""
         steps, step = self.steps, self.step
         where = locate(self.ctx, steps.request, self.recipe, steps.fetched)
-        source = Path(where) if step.stream else source_path(self.ctx, where)
+        source = source_path(self.ctx, where, self.stream)
         quantizer, _ = find_scheme(self.ctx, step.scheme)
         asked = self._files(steps.absolute(quantizer.options, self.recipe.quantizer))
         known = {spec.name for spec in options.specs(quantizer.options)}
@@ -88,10 +98,8 @@ class Building:
         if declared is not None:
             converter = self._files(steps.absolute(declared, converter))
         out = Path(steps.request.out) if steps.request.out else steps.target(step.out or self._name(source))
-        values = {"stream": step.stream} if step.stream else {}
-        accepted = {item.name for item in fields(build.BuildRequest)}
         request = build.BuildRequest(
-            where if step.stream else str(source),
+            where if self.stream else str(source),
             step.scheme,
             str(out.absolute()),
             converter,
@@ -100,7 +108,7 @@ class Building:
             steps.request.overwrite,
             step.allow_nan,
             self._known_as(source),
-            **{name: value for name, value in values.items() if name in accepted},
+            stream=self.stream,
         )
         return build.normalized(self.ctx, request)
 
@@ -121,13 +129,6 @@ class Building:
         record = self.recipe.source
         name = self.step.known_as or (record.name if record and record.kind == "checkpoint" else "")
         return name if source.is_dir() and name and name_of(source) != name else ""
-
-    def _unknown(self, name: str, title: str) -> UsageError:
-        near = f" of {title}"
-        return UsageError(
-            f"[build.quantizer] {visible(name)} is no option{near}",
-            "phitui build --help lists them; a plugin that had it may be missing here: phitui plugins",
-        )
 
     def _same_place(self, request: build.BuildRequest, out: Path) -> bool:
         source = Path(request.source)
@@ -176,7 +177,7 @@ class Building:
             return False
         if dict(recipe.converter) != request.converter:
             return False
-        if step.stream:
+        if step.stream or request.stream:
             return step.source == request.source
         here = replace(self.steps.request, recipe=str(base / "recipe.toml"))
         with lineage.hash_store(self.ctx) as store:

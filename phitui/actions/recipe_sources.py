@@ -93,7 +93,8 @@ def source_rows(recipe: Recipe, source: Path) -> list[Row]:
     single = record.kind == "gguf" and len(record.files) == 1 and source.is_file()
     folder = source if source.is_dir() else source.parent
     rows = [_row("source", file, source if single else folder / file.path) for file in record.files]
-    if source.is_dir() and record.files:
+    streamed = recipe.build is not None and recipe.build.stream  # which reads no more files than it needs
+    if source.is_dir() and record.files and not streamed:
         known = {file.path for file in record.files}
         for path in checkpoint_files(source):
             name = path.relative_to(source).as_posix()
@@ -136,7 +137,7 @@ def present(ctx: Context, request: RunRequest, recipe: Recipe) -> list[Row]:
                 for f in recipe.source.files
             ]
         else:
-            if not (recipe.build and recipe.build.stream):
+            if request.source or not (recipe.build and recipe.build.stream):
                 rows += source_rows(recipe, source.absolute())
     return rows
 
@@ -157,7 +158,7 @@ def compare(rows: Sequence[Row], store: HashStore, *, fresh: bool = False, job: 
                 state, why = "changed", f"it has {size:,} bytes, not {row.size:,}"
             elif not row.sha256:  # an edit of the header in place does not read the whole file
                 state, why = "unchecked", "nobody took its checksum after the last edit"
-            elif hashes[row.path].sha256 != row.sha256:
+            elif row.sha256 and hashes[row.path].sha256 != row.sha256:
                 state, why = "changed", f"its SHA-256 is {hashes[row.path].sha256[:12]}..., not {row.sha256[:12]}..."
             else:
                 state = "same"

@@ -44,6 +44,7 @@ def _text(facts: ModelFacts) -> str:
         ("tokenizer", facts.tokenizer),
         ("chat format", facts.chat_format),
         ("license", facts.license),
+        ("made from", facts.lineage),
         ("verdict", "" if verdict is None else f"{'convertible' if verdict.ok else 'unsupported'}: {verdict.reason}"),
         ("nearest", verdict.nearest if verdict else ""),
     ]

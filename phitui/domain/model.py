@@ -60,6 +60,8 @@ class ModelFacts:
     tied_embeddings: bool = False
     license: str = ""
     verdict: Verdict | None = None
+    lineage: str = ""
+    """What it was made from, by the recipe beside it, in one line."""
     extra: dict[str, Any] | None = None
 
 
