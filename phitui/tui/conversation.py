@@ -43,6 +43,7 @@ class Conversation:
         self._before: list[Message] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
+        self._without: tuple[str, ...] = ()
         self.turn = 0
         self.busy = False
 
@@ -64,6 +65,20 @@ class Conversation:
     def trouble(self) -> str:
         """Why this conversation is not saved; "" if it is."""
         return self._recorder.trouble if self._recorder is not None else ""
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """HOST:PORT of the RPC workers that took the engine with them."""
+        return self._chat.lost if self._chat is not None else ()
+
+    def leave_out_lost(self) -> None:
+        """Do without those workers when the engine is started again."""
+        self._without = self.lost
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why workers of the configuration are not used by what is loaded."""
+        return self._chat.plan.left_out if self._chat is not None and self._chat.plan is not None else ()
 
     def send(
         self, model: str, text: str, settings: Settings, *, restart: bool = False, instead: int | None = None
@@ -145,7 +160,8 @@ class Conversation:
 
         if self._chat is not None and self._opened == wanted:
             if restart or not self._chat.alive:
-                self._chat.restart(progress)
+                without, self._without = self._without, ()
+                self._chat.restart(progress, *([without] if without else []))
             return self._chat
         self.close()
         self._cancelled.clear()

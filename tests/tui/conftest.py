@@ -19,11 +19,11 @@ from phitui.actions.fit import Fit
 from phitui.actions.schemes import SchemeRow
 from phitui.actions.tidy import Removal
 from phitui.domain.bundle import Bundle, BundleFile
-from phitui.domain.chat import ChatStats, Message, TextChunk
+from phitui.domain.chat import ChatStats, EngineSettings, Message, TextChunk
 from phitui.domain.hardware import Device
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Rope, Verdict
 from phitui.domain.offers import Availability
-from phitui.domain.offload import DevicePlan, OffloadPlan, Tradeoff
+from phitui.domain.offload import DevicePlan, OffloadPlan, Speed, Tradeoff
 from phitui.domain.options import option
 from phitui.domain.quant import Scheme
 from phitui.domain.tensors import FileExtent, SourceTensor, TensorType, place
@@ -139,6 +139,9 @@ class StubChat:
         self.messages: list[Message] = []
         self.asked: list[str] = []
         self.alive, self.restarted, self.closed, self.stopped = True, 0, False, False
+        self.lost: tuple[str, ...] = ()
+        self.without: tuple[str, ...] = ()
+        self.plan: Any = None
 
     def ask(self, text: str) -> Iterator[Any]:
         self.asked.append(text)
@@ -166,12 +169,38 @@ class StubChat:
     def reset(self) -> None:
         self.messages.clear()
 
-    def restart(self, progress: Any = None) -> None:
-        self.alive = True
+    def restart(self, progress: Any = None, without: Sequence[str] = ()) -> None:
+        self.alive, self.without = True, tuple(without)
         self.restarted += 1
 
     def close(self) -> None:
         self.closed = True
+
+
+WHEEL = {
+    "kind": "wheel",
+    "line": "pip install llama-cpp-python --extra-index-url https://here/cu124",
+    "note": "a wheel",
+}
+FINDINGS = [
+    {
+        "level": "problem",
+        "what": "NVIDIA GeForce RTX 4070, 12.0 GiB, driver 560.35 · llama-cpp-python has no CUDA: a GPU is here, but "
+        "the engine runs on the CPU",
+        "why": "every layer runs on the CPU; ready-made: seconds instead of minutes",
+        "do": "pip install llama-cpp-python --extra-index-url https://here/cu124",
+        "needs": ["CUDA 12's libraries"],
+        "backend": "cuda",
+    },
+    {
+        "level": "hint",
+        "what": "vulkaninfo gave no answer within 1.3 s",
+        "why": "",
+        "do": "",
+        "needs": [],
+        "backend": "",
+    },
+]
 
 
 class StubDoor(Door):
@@ -185,6 +214,10 @@ class StubDoor(Door):
         self.chat = StubChat(["The capital of France ", "is **Paris**.\n\n", "- one\n- two\n"])
         self.calls: list[tuple[Any, ...]] = []
         self.refuse: PhituiError | None = None
+        self.plan_seconds = 0.0
+        self.expert_layers = 0
+        self.findings: list[dict[str, Any]] = list(FINDINGS)
+        self.found_remedy: Any = SimpleNamespace(what="no CUDA", ways=(WHEEL,))
 
     def _said(self, *call: Any) -> None:
         self.calls.append(call)
@@ -277,8 +310,10 @@ class StubDoor(Door):
 
     def plan(self, model: str, settings: Mapping[str, Any], *, probe: bool) -> OffloadPlan:
         self._said("plan", model, dict(settings), probe)
+        time.sleep(self.plan_seconds)
         layers, context = settings.get("layers"), settings.get("context") or 4096
         on = 25 if layers is None else layers
+        context = 20480 if context == -1 else context
         gpu = DevicePlan("CUDA0", "cuda", 12 * GIB, 11 * GIB, on * 300_000_000, on * context * 2048, 400_000_000)
         ram = DevicePlan(
             "CPU", "cpu", 32 * GIB, 21 * GIB, (33 - on) * 90_000_000, (33 - on) * context * 2048, 60_000_000, "cpu"
@@ -287,9 +322,15 @@ class StubDoor(Door):
         warnings = () if fits else ("CUDA0 is short of memory",)
         how = {"weights": "exact", "kv": "exact", "compute": "measured" if probe else "estimated"}
         rope = "long" if context > 4096 else "short"
-        return OffloadPlan(
-            model, on, 33, context, rope, fits, (gpu, ram), how, warnings, context_length=131072, original_context=4096
+        experts = settings.get("n_cpu_moe")
+        loaded = EngineSettings(
+            context=context, layers=on, n_cpu_moe=self.expert_layers if experts is None else experts
         )
+        return OffloadPlan(
+            model, on, 33, context, rope, fits, (gpu, ram), how, warnings, context_length=131072, original_context=4096,
+            kv_type=settings.get("kv_type", "f16"), settings=loaded, expert_layers=self.expert_layers,
+            speed=Speed(31.0, "measured", "12 min ago"),
+        )  # fmt: skip
 
     def tradeoffs(self, model: str, settings: Mapping[str, Any], made: OffloadPlan) -> Sequence[Tradeoff]:
         kinds = (("f16", 16384), ("q8_0", 32768), ("q4_0", 65536))
@@ -347,15 +388,26 @@ class StubDoor(Door):
             )
         ]
         return {
-            "problems": [
-                {"what": "a GPU is here, but the engine runs on the CPU", "do": "pip install llama-cpp-python"}
-            ],
+            "problems": self.findings,
+            "bandwidth": [{"device": "CPU", "bytes_per_second": 41.5e9, "threads": 8, "measured": 0.0, "how": ""}],
             "phitui": {"version": "0", "python": "3", "system": "Linux", "machine": "x86_64"},
             "engine": {"name": "llama-cpp-python", "version": "1", "backends": ["CPU"], "features": {"CPU": ["AVX2"]}},
             "devices": [gpu, ram],
             "backends": backends,
             "engines": [],
         }
+
+    def measure_bandwidth(self) -> int:
+        self._said("bandwidth")
+        return 1
+
+    def remedy(self) -> Any:
+        self._said("remedy")
+        return self.found_remedy
+
+    def start_remedy(self, remedy: Any) -> Job:
+        self._said("start_remedy", remedy)
+        return job("fix0000001", "running", kind="fix", title="install llama-cpp-python for CUDA")
 
     def plugins(self) -> Mapping[str, Any]:
         offer = {"hook": "exporters", "name": "ollama", "title": "Ollama", "ok": True, "reason": "", "hint": ""}
@@ -416,3 +468,10 @@ async def wait(pilot: Pilot[Any], condition: Callable[[], Any], seconds: float =
 def shown(app: Any) -> str:
     """The screen as text."""
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+@pytest.fixture
+def checkpoint(app: Any, data: Any) -> Any:
+    """The app with the checkpoint in hand."""
+    app.set_reactive(type(app).hand, Hand.of(data.checkpoint))
+    return app

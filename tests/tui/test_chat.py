@@ -83,6 +83,42 @@ async def test_a_dead_engine_is_explained_and_r_starts_it_again(held: Any, door:
         assert "the engine died" not in data.shown(held)
 
 
+async def test_w_goes_on_without_the_worker_that_took_the_engine_with_it(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await ask(pilot, "first")
+        await data.wait(pilot, lambda: len(door.chat.messages) == 2)
+        assert "without the worker" not in data.shown(held)
+        door.chat.script, door.chat.lost = ["half", data.engine_error()], ("box:50052",)
+        await ask(pilot, "second")
+        await data.wait(pilot, lambda: "w does so without box:50052" in data.shown(held))
+        door.chat.script = ["whole again"]
+        await pilot.press("w")
+        await data.wait(pilot, lambda: "whole again" in data.shown(held))
+        assert door.chat.without == ("box:50052",)
+        door.chat.lost = ()
+        door.chat.script = [data.engine_error()]
+        await ask(pilot, "third")
+        await data.wait(pilot, lambda: "the engine died (signal 9)" in data.shown(held))
+        await pilot.press("w")  # not a key now
+        door.chat.script = ["once more"]
+        await pilot.press("r")
+        await data.wait(pilot, lambda: "once more" in data.shown(held))
+        assert door.chat.without == ()
+        assert door.chat.restarted == 2
+
+
+async def test_workers_that_are_left_out_are_named(held: Any, door: Any, data: Any) -> None:
+    from types import SimpleNamespace
+
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        door.chat.plan = SimpleNamespace(left_out=("planned without the RPC worker box:50052",))
+        await ask(pilot, "first")
+        await data.wait(pilot, lambda: len(door.chat.messages) == 2)
+        await data.wait(pilot, lambda: any("box:50052" in note.message for note in held._notifications))
+
+
 async def test_a_model_that_does_not_fit_is_said_with_the_way_out(held: Any, door: Any, data: Any) -> None:
     async with held.run_test(size=(100, 30)) as pilot:
         await chatting(pilot, data)

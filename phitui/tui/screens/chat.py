@@ -47,6 +47,7 @@ class Chat(Place):
         Binding("escape", "leave", "leave the line", key_display="esc"),
         Binding("i,enter", "write", "write", key_display="enter"),
         Binding("r", "restart", "restart engine"),
+        Binding("w", "without", "without the worker"),
         Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
         Binding("ctrl+o", "history", "history", key_display="^o", priority=True),
         Binding("ctrl+r", "again", "another answer", key_display="^r", priority=True, show=False),
@@ -60,6 +61,7 @@ class Chat(Place):
         self._exchange: Exchange | None = None
         self._editing: int | None = None
         self._failed: PhituiError | None = None
+        self._told: tuple[str, ...] = ()
         self._stats: ChatStats | None = None
         self._loading: float | None = None
         self._warned = False
@@ -136,6 +138,10 @@ class Chat(Place):
         if message.turn == self.talk.turn:
             self._loading = message.part
             self._show_state()
+            if message.part is None and self.talk.left_out != self._told:
+                self._told = self.talk.left_out
+                if self._told:
+                    self.app.notify("\n".join(self._told), severity="warning", timeout=10, markup=False)
 
     async def on_answer_text(self, message: AnswerText) -> None:
         exchange = self._exchange
@@ -168,7 +174,7 @@ class Chat(Place):
         self._failed, self._loading = message.error, None
         if self._exchange is not None:
             await self._exchange.end(complete=False)
-        await self._note(_explained(message.error), error=True)
+        await self._note(_explained(message.error, self.talk.lost), error=True)
         self.query_one(Transcript).focus()
         self._show_state()
         self.refresh_bindings()
@@ -212,6 +218,8 @@ class Chat(Place):
         busy = hasattr(self, "talk") and self.talk.busy
         if action == "restart":
             return self._failed is not None
+        if action == "without":
+            return self._failed is not None and bool(self.talk.lost)
         if action == "stop":
             return busy
         if action == "thoughts":
@@ -239,6 +247,11 @@ class Chat(Place):
     async def action_restart(self) -> None:
         if self._failed is not None and not self.talk.busy and self._exchange is not None:
             await self._ask(self._exchange.question, restart=True)
+
+    async def action_without(self) -> None:
+        """Start the engine again without the RPC workers that do not answer any more."""
+        self.talk.leave_out_lost()
+        await self.action_restart()
 
     async def action_new(self) -> None:
         """Forget this conversation and begin another one."""
@@ -326,11 +339,13 @@ class Chat(Place):
         return shlex.join(parts + (["-p", question] if question else []))
 
 
-def _explained(error: PhituiError) -> Content:
+def _explained(error: PhituiError, lost: Sequence[str] = ()) -> Content:
     """What happened, what to do, and the end of the engine's log."""
     parts: list[Content | str] = [styled(error.message, "$error bold")]
     parts += [styled(error.hint)] if error.hint else []
     parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
+    if lost:
+        parts.append(styled(f"w does so without {' and '.join(lost)}", "$accent"))
     if isinstance(error, EngineError) and error.log_tail:
         tail = error.log_tail.splitlines()[-LOG_LINES:]
         parts += ["", lines(tail).stylize("$muted")]
