@@ -77,19 +77,3 @@ def given(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def built(options: type, values: Mapping[str, Any], **more: Any) -> Any:
     """The dataclass of the parsed flags, checked; `more` are fields that no flag gives. Raises UsageError."""
     return build(options, given(options, values) | more)
-
-
-def words(options: Any) -> list[str]:
-    """The flags that make these options what they are, without those at their default."""
-    found: list[str] = []
-    for spec in specs(type(options)):
-        value = getattr(options, spec.name)
-        if value == spec.default or not spec.help:
-            continue
-        if spec.kind is bool and not spec.words:
-            found.append(spec.flag if value or spec.flag.startswith("--no-") else f"--no-{spec.flag[2:]}")
-        elif spec.repeatable and not spec.joined:
-            found += [part for item in value for part in (spec.flag, str(item))]
-        else:
-            found += [spec.flag, spec.text(value)]
-    return found

@@ -161,3 +161,19 @@ def plain(instance: Any) -> dict[str, Any]:
         if value != spec.default:
             values[spec.name] = str(value) if isinstance(value, Path) else list(value) if spec.repeatable else value
     return values
+
+
+def as_flags(instance: Any) -> list[str]:
+    """The command line flags that make these options what they are, without those at their default."""
+    found: list[str] = []
+    for spec in specs(type(instance)):
+        value = getattr(instance, spec.name)
+        if value == spec.default or not spec.help:
+            continue
+        if spec.kind is bool and not spec.words:
+            found.append(spec.flag if value or spec.flag.startswith("--no-") else f"--no-{spec.flag[2:]}")
+        elif spec.repeatable and not spec.joined:
+            found += [part for item in value for part in (spec.flag, str(item))]
+        else:
+            found += [spec.flag, spec.text(value)]
+    return found

@@ -199,6 +199,21 @@ class Door:
 
         return doctor.doctor(self.context)
 
+    def measure_bandwidth(self) -> int:
+        from phitui.actions import doctor
+
+        return doctor.measure_bandwidth(self.context)
+
+    def remedy(self) -> Any:
+        from phitui.actions import repair
+
+        return repair.remedy(self.context)
+
+    def start_remedy(self, remedy: Any) -> Any:
+        from phitui.actions import repair
+
+        return repair.start(self.context, remedy)
+
     def plugins(self) -> Mapping[str, Any]:
         from phitui.actions import plugins
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from phitui.errors import NotMeasured, OutputExists, UsageError
-from phitui.tui.state import Hand
+from phitui.errors import NotMeasured, OutputExists, Unavailable, UsageError
 from phitui.tui.widgets.table import Table
-
-
-@pytest.fixture
-def checkpoint(app: Any, data: Any) -> Any:
-    """The app with the checkpoint in hand."""
-    app.set_reactive(type(app).hand, Hand.of(data.checkpoint))
-    return app
 
 
 # build ----------------------------------------------------------------------------------------------------------------
@@ -153,52 +143,6 @@ async def test_keys_that_do_not_fit_the_job_do_nothing(app: Any, door: Any, data
         assert app.is_running
 
 
-# plan -----------------------------------------------------------------------------------------------------------------
-async def test_plan_follows_the_keys_and_then_asks_the_engine(held: Any, door: Any, data: Any) -> None:
-    async with held.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3")
-        await data.wait(pilot, lambda: "automatic: 25 / 33" in data.shown(held))
-        await data.wait(pilot, lambda: "compute measured" in data.shown(held))
-        await pilot.press("end")
-        await data.wait(pilot, lambda: "33 / 33" in data.shown(held))
-        assert held.settings["layers"] == 33
-        await pilot.press("down", "right")
-        await data.wait(pilot, lambda: "long factors" in data.shown(held))
-        await data.wait(
-            pilot, lambda: any(call[0] == "plan" and call[2].get("layers") == 33 and call[3] for call in door.calls)
-        )
-        await pilot.press("f")
-        await data.wait(pilot, lambda: "automatic" in data.shown(held))
-        await pilot.press("y")
-        await data.wait(pilot, lambda: held.clipboard.startswith(f"phitui plan {data.gguf.path}"))
-
-
-async def test_holding_a_key_asks_the_engine_once(held: Any, door: Any, data: Any) -> None:
-    async with held.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3")
-        await data.wait(pilot, lambda: "compute measured" in data.shown(held))
-        door.calls.clear()
-        await pilot.press(*["right"] * 20)
-        await data.wait(pilot, lambda: "19 / 33" in data.shown(held))
-        await data.wait(pilot, lambda: "compute measured" in data.shown(held))
-        assert len([call for call in door.calls if call[0] == "plan" and call[3]]) <= 2
-
-
-async def test_a_plan_that_does_not_fit_is_marked(held: Any, data: Any) -> None:
-    async with held.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3")
-        await data.wait(pilot, lambda: "✓ fits" in data.shown(held))
-        await pilot.press("end", "down", "end")
-        await data.wait(pilot, lambda: "✗ does not fit" in data.shown(held))
-        assert "CUDA0 is short of memory" in data.shown(held)
-
-
-async def test_plan_of_a_checkpoint_says_what_to_do(checkpoint: Any, data: Any) -> None:
-    async with checkpoint.run_test() as pilot:
-        await pilot.press("3")
-        await data.wait(pilot, lambda: "make one of this checkpoint under 2 Build" in data.shown(checkpoint))
-
-
 # export ---------------------------------------------------------------------------------------------------------------
 async def test_the_form_shapes_the_preview_and_the_export(held: Any, door: Any, data: Any) -> None:
     async with held.run_test(size=(120, 40)) as pilot:
@@ -263,11 +207,14 @@ async def test_advanced_options_are_folded(held: Any, data: Any) -> None:
 
 # machine --------------------------------------------------------------------------------------------------------------
 async def test_machine_shows_problems_with_their_fix_and_broken_plugins(app: Any, data: Any) -> None:
-    async with app.run_test(size=(120, 50)) as pilot:
+    async with app.run_test(size=(120, 60)) as pilot:
         await pilot.press("7")
-        await data.wait(pilot, lambda: "the engine runs on the CPU" in data.shown(app))
+        await data.wait(pilot, lambda: "RTX 4070, 12.0 GiB" in data.shown(app))
         text = data.shown(app)
         assert "pip install llama-cpp-python" in text
+        assert "needs first: CUDA 12's libraries" in text
+        assert "· vulkaninfo gave no answer" in text
+        assert "reads 41.5 GB/s (measured)" in text
         assert "not compiled in, hardware is here" in text
         assert "SyntaxError: bad" in text
         assert "Traceback" not in text
@@ -275,3 +222,42 @@ async def test_machine_shows_problems_with_their_fix_and_broken_plugins(app: Any
         await data.wait(pilot, lambda: "Traceback: here" in data.shown(app))
         await pilot.press("y")
         await data.wait(pilot, lambda: app.clipboard == "pip install llama-cpp-python")
+
+
+async def test_machine_mends_what_it_found_after_a_question(app: Any, door: Any, data: Any) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("7")
+        await data.wait(pilot, lambda: "RTX 4070" in data.shown(app))
+        await pilot.press("y")
+        await data.wait(pilot, lambda: app.clipboard == door.findings[0]["do"])
+        await pilot.press("f")
+        await data.wait(pilot, lambda: "run it as a job" in data.shown(app))
+        assert "(a wheel)" in data.shown(app)
+        await pilot.press("escape")
+        await pilot.press("f")
+        await data.wait(pilot, lambda: "run it as a job" in data.shown(app))
+        assert not any(call[0] == "start_remedy" for call in door.calls)
+        await pilot.press("enter")
+        await data.wait(pilot, lambda: ("start_remedy", door.found_remedy) in door.calls)
+        await data.wait(pilot, lambda: "install llama-cpp-python for CUDA" in data.shown(app))
+
+
+async def test_machine_says_what_cannot_be_mended_here(app: Any, door: Any, data: Any) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("7")
+        await data.wait(pilot, lambda: "RTX 4070" in data.shown(app))
+        door.refuse = Unavailable("CUDA needs first: a compiler", "install that, then: pip install ...")
+        await pilot.press("f")
+        await data.wait(pilot, lambda: "CUDA needs first: a compiler" in data.shown(app))
+        await pilot.press("escape")
+        door.found_remedy = None
+        await pilot.press("f")
+        await data.wait(pilot, lambda: "nothing to install" in data.shown(app))
+
+
+async def test_machine_measures_the_memory(app: Any, door: Any, data: Any) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("7")
+        await data.wait(pilot, lambda: "RTX 4070" in data.shown(app))
+        await pilot.press("b")
+        await data.wait(pilot, lambda: ("bandwidth",) in door.calls and "RTX 4070" in data.shown(app))

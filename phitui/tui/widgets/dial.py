@@ -110,6 +110,10 @@ class Dial(Widget, can_focus=True):
         """First cell and width of the track."""
         return self.label_width + 2, max(0, min(40, self.size.width - self.label_width - 24))
 
+    def _position(self) -> int:
+        """The stop that the track shows."""
+        return self.index
+
     def render(self) -> Content:
         mark = "› " if self.has_focus else "  "
         head = Content(mark) + styled(self.label.ljust(self.label_width), "" if self.has_focus else "$muted")
@@ -119,6 +123,29 @@ class Dial(Widget, can_focus=True):
                 styled("‹ ", "$accent") + value + styled(" ›", "$accent") if self.has_focus else Content("  ") + value
             )
         _, width = self._track_place()
-        at = round(self.index / max(1, len(self.stops) - 1) * (width - 1))
+        at = round(self._position() / max(1, len(self.stops) - 1) * (width - 1))
         line = styled("━" * at, "$primary") + styled("●", "$accent") + styled("─" * (width - 1 - at), "$muted")
         return head + line + "  " + value
+
+
+class AutoDial(Dial):
+    """A track whose first stop is None, for automatic: the knob stands where that came to, and steps start there.
+
+    `came_to` says what automatic came to; backspace goes back to it.
+    """
+
+    BINDINGS: ClassVar = [Binding("backspace,delete", "edge(0)", "automatic", show=False)]
+
+    def __init__(self, *args: Any, came_to: Callable[[], int | None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.came_to = came_to
+
+    def _position(self) -> int:
+        came_to = self.came_to()
+        return self.stops.index(came_to) if self.value is None and came_to in self.stops else self.index
+
+    def action_step(self, by: int) -> None:
+        self._move(max(1, self._position() + by))
+
+    def action_leap(self, by: int) -> None:
+        self._move(max(1, self._position() + by * max(1, len(self.stops) // 10)))

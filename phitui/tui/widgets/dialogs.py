@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -12,7 +13,12 @@ from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
+from phitui.errors import UsageError
 from phitui.tui.text import lines, styled
+
+if TYPE_CHECKING:
+    from phitui.domain.options import OptionSpec
+    from phitui.tui.widgets.form import Form
 
 _CSS = """
 {name} {{ align: center middle; background: $background 60%; }}
@@ -76,13 +82,13 @@ class Help(ModalScreen[None]):
             yield Static(keys(("esc", "close"), ("↑↓", "scroll")), id="keys")
 
 
-class ErrorWindow(ModalScreen[None]):
-    """An error with its way out and, where there is one, the end of a log."""
+class Text(ModalScreen[None]):
+    """Something to read."""
 
     DEFAULT_CSS = (
-        _CSS.format(name="ErrorWindow")
-        + "ErrorWindow > Vertical { width: 76; border: round $error; border-title-color: $error; }\n"
-        + "ErrorWindow VerticalScroll { height: auto; max-height: 70vh; scrollbar-size-vertical: 1; }"
+        _CSS.format(name="Text")
+        + "Text > Vertical { width: 76; }\n"
+        + "Text VerticalScroll { height: auto; max-height: 70vh; scrollbar-size-vertical: 1; }"
     )
     BINDINGS: ClassVar = [Binding("escape,enter,q", "dismiss", "close")]
 
@@ -96,6 +102,54 @@ class ErrorWindow(ModalScreen[None]):
             with VerticalScroll():
                 yield Static(self._content)
             yield Static(keys(("esc", "close")), id="keys")
+
+
+class ErrorWindow(Text):
+    """An error with its way out and, where there is one, the end of a log."""
+
+    DEFAULT_CSS = "ErrorWindow > Vertical { border: round $error; border-title-color: $error; }"
+
+
+class FormWindow(ModalScreen["dict[str, Any] | None"]):
+    """A form of options; gives the values that were set (as `declared` takes them), None if it was left by Escape."""
+
+    DEFAULT_CSS = (
+        _CSS.format(name="FormWindow")
+        + "FormWindow > Vertical { width: 76; }\n"
+        + "FormWindow Form { height: auto; max-height: 60vh; }\n"
+        + "FormWindow #about { color: $muted; height: 2; margin-top: 1; }"
+    )
+    BINDINGS: ClassVar = [
+        Binding("escape", "dismiss(None)", "cancel"),
+        Binding("enter,ctrl+s", "done", "take these", priority=True),
+    ]
+
+    def __init__(self, title: str, specs: Sequence[OptionSpec], values: Mapping[str, Any], declared: type) -> None:
+        super().__init__()
+        self._title, self._specs, self._values, self._declared = title, specs, values, declared
+
+    def compose(self) -> ComposeResult:
+        from phitui.tui.widgets.form import Form
+
+        with Vertical() as window:
+            window.border_title = self._title
+            yield Form(self._specs, self._values, classes="-all")
+            yield Static(id="about", markup=False)
+            yield Static(keys(("enter", "take these"), ("↑↓", "move"), ("esc", "cancel")), id="keys")
+
+    def on_form_focused(self, event: Form.Focused) -> None:
+        self.query_one("#about", Static).update(lines([event.text]))
+
+    def action_done(self) -> None:
+        from phitui.domain import options
+        from phitui.tui.widgets.form import Form
+
+        try:
+            built = options.build(self._declared, self.query_one(Form).values())
+        except UsageError as error:
+            self.query_one("#about", Static).update(styled(str(error), "$error"))
+            return
+        self.dismiss(options.plain(built))
 
 
 class Prompt(ModalScreen[str]):

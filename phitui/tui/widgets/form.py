@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from textual import on
@@ -60,9 +60,10 @@ class Form(VerticalScroll, can_focus=False):
             super().__init__()
             self.text = text
 
-    def __init__(self, specs: Sequence[OptionSpec], **kwargs: Any) -> None:
+    def __init__(self, specs: Sequence[OptionSpec], given: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.specs = {spec.name: spec for spec in specs}
+        self.given = given or {}
 
     def compose(self) -> ComposeResult:
         if not self.specs:
@@ -75,8 +76,9 @@ class Form(VerticalScroll, can_focus=False):
         stops = _stops(spec)
         name = spec.name.replace("_", " ")
         if stops is not None:
-            index = stops.index(spec.default) if spec.default in stops else 0
-            shown = {None: "default", True: "yes", False: "no"}
+            value = self.given.get(spec.name, spec.default)
+            index = stops.index(value) if value in stops else 0
+            shown = {None: "default", True: "yes", False: "no"} | {spec.words[word]: word for word in spec.words}
             dial = Dial(name, stops, index, shown=lambda value: shown.get(value, str(value)), label_width=LABEL - 2)
             dial.id = f"option-{spec.name}"
             dial.set_classes(classes)
@@ -84,7 +86,15 @@ class Form(VerticalScroll, can_focus=False):
             return
         with Horizontal(classes=classes):
             yield Label(styled(name))
-            yield Field(id=f"option-{spec.name}", placeholder=_hint(spec), compact=True, select_on_focus=False)
+            value = self._text(spec)
+            yield Field(value, id=f"option-{spec.name}", placeholder=_hint(spec), compact=True, select_on_focus=False)
+
+    def _text(self, spec: OptionSpec) -> str:
+        """What was given, as it is typed."""
+        value = self.given.get(spec.name)
+        if value is None:
+            return ""
+        return SEPARATOR.join(map(str, value)) if spec.repeatable and not spec.joined else spec.text(value)
 
     def values(self) -> dict[str, Any]:
         """What was given, as plain values for phitui.domain.options.build."""
@@ -96,7 +106,8 @@ class Form(VerticalScroll, can_focus=False):
                     found[spec.name] = widget.value
             elif isinstance(widget, Input) and widget.value.strip():
                 text = widget.value
-                found[spec.name] = [item.strip() for item in text.split(SEPARATOR)] if spec.repeatable else text
+                several = spec.repeatable and not spec.joined
+                found[spec.name] = [item.strip() for item in text.split(SEPARATOR)] if several else text
         return found
 
     def toggle_advanced(self) -> bool:
@@ -114,7 +125,7 @@ class Form(VerticalScroll, can_focus=False):
         name = (focused.id or "").removeprefix("option-") if focused else ""
         spec = self.specs.get(name)
         if spec is not None:
-            several = f"; several with {SEPARATOR}" if spec.repeatable else ""
+            several = f"; several with {SEPARATOR}" if spec.repeatable and not spec.joined else ""
             self.post_message(self.Focused(f"{spec.help}{several}"))
 
 
