@@ -22,6 +22,7 @@ from phitui.api import (
 from phitui_convert import verdicts
 from phitui_convert.architecture import mmproj
 from phitui_convert.architecture.family import Model
+from phitui_convert.architecture.rope import check_arrival
 from phitui_convert.families import READERS
 from phitui_convert.general import Described
 from phitui_convert.vocabulary import Vocabulary
@@ -66,6 +67,8 @@ class PhiConverter:
         opened = open_checkpoint(checkpoint)
         model = _model(opened, options.mmproj)
         tensors = model.tensors(opened)
+        if not options.mmproj:
+            check_arrival(opened.directory, opened.config, [tensor.name for tensor in tensors])
         metadata, notes = _metadata(opened, model, tensors, options)
         if model.left_out:
             notes.insert(0, _left_out(opened, model, tensors))

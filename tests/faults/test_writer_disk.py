@@ -169,6 +169,52 @@ def test_writing_fails_in_the_middle(
     assert not list(tmp_path.glob("out*"))
 
 
+CALLS = ("pwrite", "write", "ftruncate", "fsync", "fdatasync", "copy_file_range", "replace")
+
+
+class Full:
+    """Every call that can meet a full disk, counted; the one with the number `at` meets it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int) -> None:
+        self.calls, self._at, self._lock = 0, at, threading.Lock()
+        for name in CALLS:
+            if hasattr(os, name):
+                patch.setattr(os, name, self._wrapped(getattr(os, name)))
+        patch.setattr(Path, "write_text", self._wrapped(Path.write_text))
+        patch.setattr("phitui.gguf.partial.preallocate", self._wrapped(lambda descriptor, size: None))
+
+    def _wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self._lock:
+                self.calls += 1
+                if self.calls == self._at:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **named)
+
+        return call
+
+
+@pytest.mark.parametrize("kind", [TensorType.BF16, TensorType.F16, TensorType.Q8_0])
+def test_a_disk_that_is_full_at_any_point(tmp_path: Path, source: Path, kind: TensorType) -> None:
+    """One run for every call: a clear error, and nothing of the file stays, or it is whole and under its name."""
+    out, plan = tmp_path / "out.gguf", plan_of(source, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Full(patch, 0)
+        write_gguf(plan, out, zeros, threads=1)
+    whole = out.read_bytes()
+    assert calls.calls > 12
+    for at in range(1, calls.calls + 1):
+        out.unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            Full(patch, at)
+            with pytest.raises(PhituiError) as caught:
+                write_gguf(plan, out, zeros, threads=1)
+        assert caught.value.hint, f"call {at}"
+        assert "full" in caught.value.message or "No space left" in caught.value.message, f"call {at}"
+        assert not list(tmp_path.glob("out.gguf.*")), f"call {at}"
+        assert not out.exists() or out.read_bytes() == whole, f"call {at}"
+
+
 def test_sync_fails(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")

@@ -95,6 +95,43 @@ def test_configs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
     assert said in verdict.reason
 
 
+@pytest.mark.parametrize("kind", ["longrope", "su", "yarn", "LongRoPE"])
+@pytest.mark.parametrize("schema", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ({}, "short_factor is missing"),
+        ({"short_factor": [1.0] * 32}, "long_factor is missing"),
+        ({"short_factor": [1.0] * 32, "long_factor": []}, "long_factor is missing"),
+        ({"short_factor": [1.0] * 32, "long_factor": [1.0] * 48}, "48 values, not 32"),
+        ({"short_factor": [1.0] * 32, "long_factor": "1.0"}, "not 32"),
+        ({"short_factor": [1.0] * 32, "long_factor": [1.0] * 31 + [None]}, "long_factor[31] is None"),
+    ],
+)
+def test_longrope_without_its_factors(factors: Any, said: str, key: str, schema: str, kind: str) -> None:
+    """In both schemas, under each name: never a file without them."""
+    plain = {name: value for name, value in GOOD.items() if name != "rope_scaling"}
+    verdict = PhiConverter().inspect(plain | {schema: {key: kind, **factors}})
+    assert not verdict.ok
+    assert said in verdict.reason
+
+
+def test_longrope_in_one_schema_and_not_in_the_other(tmp_path: Path) -> None:
+    """The one that counts has no factors: the file would lack them, silently."""
+    directory = write_checkpoint(tmp_path / "tiny", hidden=32, intermediate=32, rope="longrope", context=131072)
+    assert [tensor.name for tensor in opened(directory).tensors][:2] == [
+        "rope_factors_long.weight",
+        "rope_factors_short.weight",
+    ]
+    values = json.loads((directory / "config.json").read_text())
+    edit(directory / "config.json", rope_parameters=values["rope_scaling"], rope_scaling={"type": "default"})
+    with pytest.raises(InvalidFile, match=r"tiny: config.json: rope_parameters says longrope, but its factors would not be in the file"):
+        opened(directory)
+    edit(directory / "config.json", rope_scaling=None)
+    assert "rope_factors_long.weight" in [tensor.name for tensor in opened(directory).tensors]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

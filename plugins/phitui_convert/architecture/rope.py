@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,24 @@ def read_rope(
     factors = {key: _factors(parameters, key, dimensions, kind) for key in ("short_factor", "long_factor")}
     scale = _attention_factor(context, original)
     return Rope(theta, dimensions, original, scale, factors["short_factor"], factors["long_factor"])
+
+
+def check_arrival(where: object, config: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raise InvalidFile if a schema in the config.json of `where` says longrope, and no factors are among the tensors.
+
+    Without them the model loads and answers, but forgets how to count beyond its original context: nobody would notice.
+    """
+    for key in ("rope_scaling", "rope_parameters"):
+        values = config.get(key)
+        if not isinstance(values, Mapping):
+            continue
+        kind = str(values.get("rope_type") or values.get("type") or "").lower()
+        promised = kind in LONGROPE_NAMES or values.get("long_factor") or values.get("short_factor")
+        if promised and not {"rope_factors_long.weight", "rope_factors_short.weight"} <= set(names):
+            raise InvalidFile(
+                f"{where}: config.json: {key} says longrope, but its factors would not be in the file",
+                "rope_scaling and rope_parameters contradict each other: keep the one the checkpoint came with",
+            )
 
 
 def pack(factors: tuple[float, ...]) -> bytes:
