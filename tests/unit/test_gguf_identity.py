@@ -1,4 +1,4 @@
-"""A source is known by its content: moved, sharded otherwise, written without loss it is the same; changed it is not."""
+"""A source is known by its content: moved or sharded otherwise, or written without loss, it is the same."""
 
 from __future__ import annotations
 
