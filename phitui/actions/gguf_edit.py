@@ -151,8 +151,10 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     prepared = prepare(ctx, asked)
     for note in prepared.notes:
         job.note(note)
-    if prepared.how in ("nothing", "header"):  # a former attempt died after the rename
+    if prepared.how == "nothing":  # a former attempt died after the rename
         return document(prepared, file, 0)
+    if prepared.how == "header":  # the file was changed since
+        return _patch(ctx, file, prepared)
     what = _told(prepared)
     if out is not None:
         size = write_gguf(

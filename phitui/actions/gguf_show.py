@@ -91,4 +91,5 @@ def text_of(value: Value, whole: bool) -> str:
         return json.dumps(brief(value), ensure_ascii=False)
     if value.is_array:
         return "\n".join(str(_plain(item, value.type)) for item in value.value)
-    return str(_plain(value.value, value.type))
+    shown = _plain(value.value, value.type)
+    return shown if isinstance(shown, str) else json.dumps(shown)

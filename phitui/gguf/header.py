@@ -182,8 +182,8 @@ def read_header(path: Path | str) -> Header:
 
 
 def _complete_edit(path: Path) -> None:
-    real = path.resolve() if path.is_symlink() else path
-    if real.with_name(real.name + ".edit").exists():
+    real = Path(os.path.realpath(path)) if path.is_symlink() else path  # which does not mind a loop of links
+    if real.with_name(real.name + ".edit").is_file():
         from phitui.gguf import patch
 
         patch.complete(real)

@@ -8,6 +8,7 @@ does. One process at a time changes a file: it holds a lock (flock) on it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,6 +26,7 @@ PATIENCE = 5.0
 _MAGIC = b"phitui edit 1\n"
 _HEAD = struct.Struct("<QQQ")
 _DIGEST = 32
+_LARGEST = 1 << 30
 _BLOCK = 4096
 
 
@@ -57,22 +59,25 @@ def replace_start(path: Path, old: bytes, new: bytes) -> int:
     start, end = _difference(old, new)
     if start == end:
         return 0
-    with _locked(path) as descriptor:
-        if os.pread(descriptor, len(old), 0) != old:
-            raise InvalidFile(f"{path}: was changed by another program meanwhile", "look at it and try again")
-        record = _Record(os.fstat(descriptor).st_size, start, old[start:end], new[start:end])
-        try:
+    kept = False
+    try:
+        with _locked(path) as descriptor:
+            if os.pread(descriptor, len(old), 0) != old:
+                raise InvalidFile(f"{path}: was changed by another program meanwhile", "look at it and try again")
+            record = _Record(os.fstat(descriptor).st_size, start, old[start:end], new[start:end])
             _keep(record_path(path), record.encoded())
-        except OSError as error:
-            raise PhituiError(f"{path}: nothing was changed: {error.strerror}", "see that there is room") from None
-        try:
+            kept = True
             _apply(descriptor, record)
             _forget(record_path(path))
-        except OSError as error:
+    except OSError as error:
+        if not kept:
             raise PhituiError(
-                f"{path}: the change was interrupted: {error.strerror}",
-                f"it is completed when the file is read next; keep {record_path(path).name} until then",
+                f"{path}: nothing was changed: {error.strerror}", "see that file and directory can be written to"
             ) from None
+        raise PhituiError(
+            f"{path}: the change was interrupted: {error.strerror}",
+            f"it is completed when the file is read next; keep {record_path(path).name} until then",
+        ) from None
     return end - start
 
 
@@ -116,6 +121,10 @@ def _locked(path: Path) -> Iterator[int]:
                 if time.monotonic() > end:
                     raise PhituiError(f"{path}: another phitui is changing it", "try again in a moment") from None
                 time.sleep(0.02)
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    break  # a file system without locks
+                raise
         yield descriptor
     finally:
         os.close(descriptor)
@@ -163,7 +172,7 @@ def _read(path: Path) -> _Record | None:
     """The record, if it is there, whole, and ours."""
     try:
         with path.open("rb") as stream:
-            if stream.read(len(_MAGIC)) != _MAGIC:
+            if stream.read(len(_MAGIC)) != _MAGIC or os.fstat(stream.fileno()).st_size > _LARGEST:
                 return None
             raw = _MAGIC + stream.read()
     except OSError:

@@ -264,3 +264,15 @@ def test_two_at_once_wait_for_each_other(file: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(PhituiError, match="another phitui is changing it"):
             replace_start(file, OLD, NEW)
     assert replace_start(file, OLD, NEW)
+
+
+def test_odd_things_under_the_records_name_do_not_block_reading(file: Path) -> None:
+    record_path(file).mkdir()
+    assert read_header(file).get("general.name")[0] == "a"
+    record_path(file).rmdir()
+    os.mkfifo(record_path(file))
+    assert read_header(file).get("general.name")[0] == "a"
+    loop = file.with_name("loop.gguf")
+    loop.symlink_to(loop)
+    with pytest.raises(InvalidFile, match="cannot be read"):
+        read_header(loop)
