@@ -42,11 +42,11 @@ class Plan(Place):
         "what is set here."
     )
     BINDINGS: ClassVar = [
-        Binding("f", "fit", "most layers"),
-        Binding("F", "most_context", "most context"),
+        Binding("f", "fit", "fit layers"),
+        Binding("F", "most_context", "fit context"),
         Binding("w", "why", "why"),
         Binding("s", "profile", "short/long"),
-        Binding("a", "more", "all options"),
+        Binding("a", "more", "more"),
         Binding("c", "chat", "chat"),
         Binding("r", "reload", "look again", show=False),
     ]
@@ -203,8 +203,14 @@ class Plan(Place):
         self.query_one("#how", Static).update(styled(how + (f" · {more}" if more else ""), "$muted"))
         for dial in self.query(Dial):
             dial.refresh()
+        self.refresh_bindings()
 
     # keys ------------------------------------------------------------------------------------------------------------
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "profile":
+            return self._plan is not None and self._plan.original_context is not None
+        return True
+
     def action_fit(self) -> None:
         """The most layers that fit, and of a mixture as few experts in RAM as that needs."""
         self.query_one("#n_cpu_moe", Dial).pick(None)
@@ -232,7 +238,6 @@ class Plan(Place):
         """To the original context of a longrope model, or back to the long one."""
         plan = self._plan
         if plan is None or plan.original_context is None:
-            self.app.notify("this model has one set of rope factors", timeout=3)
             return
         if plan.n_ctx > plan.original_context:
             self._long = plan.n_ctx
