@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from textual.binding import Binding
@@ -22,11 +22,14 @@ class Machine(Place):
     NAME = "machine"
     CSS_PATH = "machine.tcss"
     ABOUT = (
-        "The doctor's report: problems first, each with the command that mends it; devices and their memory; backends "
-        "compiled into the engine; plugins with what they offer, and those that failed with the reason."
+        "The doctor's report: what was found first, each with the command that mends it (y copies it, f runs it as a "
+        "job); devices, their memory and its speed; backends compiled into the engine; plugins with what they offer, "
+        "and those that failed with the reason."
     )
     BINDINGS: ClassVar = [
         Binding("r", "reload", "examine again"),
+        Binding("f", "mend", "mend"),
+        Binding("b", "bandwidth", "measure memory"),
         Binding("d", "traces", "tracebacks"),
     ]
 
@@ -45,9 +48,16 @@ class Machine(Place):
 
     def action_reload(self) -> None:
         """Examine the machine again."""
-        self.query_one(Page).show([styled("examining the machine …", "$muted")])
+        self._examine("examining the machine …", lambda: None)
+
+    def action_bandwidth(self) -> None:
+        """Measure how fast the memory is, which takes a second or two, and show the report anew."""
+        self._examine("measuring how fast the memory is …", self.app.door.measure_bandwidth)
+
+    def _examine(self, saying: str, first: Callable[[], object]) -> None:
+        self.query_one(Page).show([styled(saying, "$muted")])
         self.act(
-            lambda: (self.app.door.doctor(), self.app.door.plugins()),
+            lambda: (first(), (self.app.door.doctor(), self.app.door.plugins()))[1],
             self._arrived,
             group="doctor",
             otherwise=self._refused,
@@ -64,7 +74,7 @@ class Machine(Place):
         if self._report is not None:
             report, plugins = self._report
             parts: Parts = [
-                *_problems(report),
+                *_findings(report),
                 *_engine(report),
                 *_devices(report),
                 *_backends(report),
@@ -77,9 +87,30 @@ class Machine(Place):
         self._traces = not self._traces
         self._show()
 
+    def action_mend(self) -> None:
+        """Show the line that solves the first finding, and run it as a job if the answer is yes."""
+        self.act(self.app.door.remedy, self._offer, group="remedy")
+
+    def _offer(self, remedy: Any) -> None:
+        from phitui.tui.widgets.dialogs import Ask
+
+        if remedy is None:
+            self.app.notify("the engine has what this machine needs", title="nothing to install", markup=False)
+            return
+        ways = "\n\nif that fails:\n\n".join(f"{way['line']}\n({way['note']})" for way in remedy.ways)
+        ask = Ask("run this?", f"{remedy.what}\n\n{ways}", "run it as a job", "not now")
+        self.app.push_screen(ask, lambda yes: self._mend(remedy) if yes else None)
+
+    def _mend(self, remedy: Any) -> None:
+        self.act(lambda: self.app.door.start_remedy(remedy), self._started, group="remedy")
+
+    def _started(self, job: Any) -> None:
+        self.app.read_jobs()
+        self.app.notify(job.title, title="job started: r examines again when it is done", timeout=5, markup=False)
+
     def command_line(self) -> str:
-        problems = self._report[0].get("problems", ()) if self._report else ()
-        fixes = [problem["do"] for problem in problems if problem.get("do")]
+        found = self._report[0].get("problems", ()) if self._report else ()
+        fixes = [finding["do"] for finding in found if finding.get("do")]
         return fixes[0] if fixes else "phitui doctor"
 
 
@@ -87,15 +118,19 @@ def _title(text: str) -> Parts:
     return ["", styled(text, "$primary bold")]
 
 
-def _problems(report: Mapping[str, Any]) -> Parts:
-    problems = report.get("problems", ())
-    if not problems:
+def _findings(report: Mapping[str, Any]) -> Parts:
+    found = report.get("problems", ())
+    if not found:
         return ["", styled("✓ no problems found", "$success")]
-    parts: Parts = _title("problems")
-    for problem in problems:
-        parts.append(bullet("▲", problem["what"], mark_style="$warning"))
-        if problem.get("do"):
-            parts.append(Hang(styled("  "), styled(problem["do"], "$accent")))
+    parts: Parts = _title("findings")
+    for finding in found:
+        hint = finding.get("level") == "hint"
+        parts.append(bullet("·" if hint else "▲", finding["what"], mark_style="$muted" if hint else "$warning"))
+        if finding.get("why"):
+            parts.append(Hang(styled("  "), styled(finding["why"], "$muted")))
+        parts += [Hang(styled("  needs first: ", "$warning"), styled(need)) for need in finding.get("needs", ())]
+        if finding.get("do"):
+            parts.append(Hang(styled("  "), styled(finding["do"], "$accent")))
     return parts
 
 
@@ -103,7 +138,9 @@ def _engine(report: Mapping[str, Any]) -> Parts:
     engine, phitui = report.get("engine"), report.get("phitui", {})
     system = f"{phitui.get('system', '')} {phitui.get('machine', '')}, Python {phitui.get('python', '')}"
     rows = [("phitui", f"{phitui.get('version', '')} on {system}")]
-    if engine:
+    if engine and engine.get("trouble"):
+        rows.append(("engine", f"{engine['name']} {engine['version']} does not work"))
+    elif engine:
         rows.append(("engine", f"{engine['name']} {engine['version']}"))
         rows.append(("compiled in", ", ".join(engine["backends"])))
         rows += [(name, " ".join(values)) for name, values in engine["features"].items()]
@@ -115,6 +152,7 @@ def _engine(report: Mapping[str, Any]) -> Parts:
 
 def _devices(report: Mapping[str, Any]) -> Parts:
     parts = _title("devices")
+    speeds = {speed["device"]: speed for speed in report.get("bandwidth", ())}
     for device in report.get("devices", ()):
         used = 1 - device["free"] / device["total"] if device["total"] else 0.0
         name = "RAM" if device["kind"] == "cpu" else device["name"]
@@ -123,7 +161,9 @@ def _devices(report: Mapping[str, Any]) -> Parts:
             + styled(show.bar(used, 20), "$primary")
             + styled(f"  {show.size(device['free'])} of {show.size(device['total'])} free ({device['source']})")
         )
-        parts.append(styled(" " * 12 + device["description"], "$muted"))
+        speed = speeds.get(device["name"])
+        about = f", reads {speed['bytes_per_second'] / 1e9:.1f} GB/s (measured)" if speed else ""
+        parts.append(styled(" " * 12 + device["description"] + about, "$muted"))
     return parts
 
 
