@@ -14,7 +14,7 @@ from typing import Any
 from phitui.actions.context import Context
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Verdict
 from phitui.domain.text import visible
-from phitui.errors import InvalidFile, PhituiError, UsageError
+from phitui.errors import InvalidFile, PhituiError, UnsupportedModel, UsageError
 from phitui.plugins import Failure, availability
 from phitui.store.library import Entry, Library
 
@@ -129,9 +129,7 @@ def inspect(context: Context, source: str) -> ModelFacts:
     if not path.exists():
         artifact = named(context, source)
         if artifact is None and is_hub_id(source):
-            from phitui.hub import fetch_config
-
-            return _clean(_config_facts(context, fetch_config(source), source, 0))
+            return _clean(_remote_facts(context, source))
         if artifact is None:
             raise _unknown(context, source)
         path = artifact.path
@@ -150,6 +148,20 @@ def inspect(context: Context, source: str) -> ModelFacts:
         return _clean(dataclasses.replace(facts_from_header(read_model(path)), lineage=lineage_of(path)))
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise InvalidFile(f"{visible(source)} has a header that makes no sense: {error}") from None
+
+
+def _remote_facts(context: Context, source: str) -> ModelFacts:
+    """From config.json and the headers of the weights on the Hub; from config.json alone where no converter helps."""
+    from phitui.actions import remote
+    from phitui.hub import fetch_config
+
+    try:
+        found = remote.look(context, source)
+    except (UnsupportedModel, InvalidFile):
+        return _config_facts(context, fetch_config(source), source, 0)
+    config, folder = read_config(found.directory / "config.json"), found.directory
+    facts = _config_facts(context, config, found.repo, found.weights, _special_tokens(folder))
+    return dataclasses.replace(facts, parameters=found.parameters)
 
 
 def judge(context: Context, config: Mapping[str, Any]) -> Verdict:

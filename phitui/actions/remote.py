@@ -7,6 +7,7 @@ The directory then is a checkpoint like any other; its tensors are read from the
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,13 @@ class RemoteCheckpoint:
     def pinned(self) -> str:
         """ORG/NAME@COMMIT."""
         return f"{self.repo}@{self.commit}"
+
+    @property
+    def parameters(self) -> int:
+        """Values of all tensors, counted from the headers of the shards. Raises InvalidFile."""
+        from phitui.gguf.safetensors import open_checkpoint
+
+        return sum(math.prod(tensor.shape) for tensor in open_checkpoint(self.directory).tensors.values())
 
     @property
     def text(self) -> str:
@@ -197,4 +205,4 @@ def _header(file: HubFile, directory: Path, reader: HubReader) -> None:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

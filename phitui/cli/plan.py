@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from phitui.actions import forecast, remote
 from phitui.actions.context import Context
 from phitui.cli import flags, output
 from phitui.domain.load import LoadOptions
@@ -20,17 +21,25 @@ BAR = 24
 def command(context: Context) -> click.Command:
     @click.command("plan")
     @click.argument("model")
+    @click.option("--scheme", default="", help="MODEL is a checkpoint, here or on the Hub: plan what it would become.")
     @click.option("--device", "devices", multiple=True, help='Plan for another machine: "RTX 4070=12GiB", "RAM=32GiB".')
     @click.option("--no-probe", is_flag=True, help="Estimate compute buffers instead of asking the engine.")
     @output.json_flag
-    def plan(as_json: bool, no_probe: bool, **values: Any) -> None:
-        """Which layers fit where: weights, KV cache and compute buffers of each device."""
+    def plan(as_json: bool, no_probe: bool, scheme: str, **values: Any) -> None:
+        """Which layers fit where: weights, KV cache and compute buffers of each device.
+
+        With --scheme, before anything is built or downloaded: phitui plan ORG/NAME --scheme Q4_K_M.
+        """
         from phitui.actions.plan import as_document, tradeoffs
         from phitui.actions.plan import plan as make_plan
 
+        name = values["model"]
+        if scheme or forecast.is_checkpoint(context, name):
+            name = output.seen(remote.seen(context, name), name) if scheme else name
+            values["model"] = str(forecast.planned_file(context, name, scheme))
         request = flags.built(PlanRequest, values)
         made = make_plan(context, request, probe=not no_probe)
-        document = as_document(made)
+        document = as_document(made) | {"model": name, "scheme": scheme}
         document["tradeoffs"] = output.jsonable(tradeoffs(context, request, made, probe=not no_probe))
         output.emit(document, as_json, "" if as_json else text(document, unicode_stdout()))
 
