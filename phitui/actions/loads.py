@@ -180,11 +180,11 @@ def _known_devices(ctx: Context, made: OffloadPlan) -> list[Device]:
 
 
 def _devices(made: OffloadPlan, told: Mapping[str, Any], known: Mapping[str, Device]) -> list[DeviceLoad]:
-    names = [row.name for row in made.devices[:-1]]
+    names = _buffer_names(made.devices[:-1])
     held: dict[str, dict[str, int]] = {row.name: {} for row in made.devices}
     host = made.devices[-1]
     for buffer in told["buffers"]:
-        owner = _owner(str(buffer["name"]), names) or host.name
+        owner = names.get(_owner(str(buffer["name"]), list(names)), host.name)
         what = "mapped" if owner == host.name and str(buffer["name"]).endswith("_Mapped") else str(buffer["what"])
         held[owner][what] = held[owner].get(what, 0) + int(buffer["size"])
     return [_device(row, held[row.name], told, known[row.name]) for row in made.devices if row.name in known]
@@ -204,7 +204,16 @@ def _device(row: DevicePlan, held: Mapping[str, int], told: Mapping[str, Any], d
     return DeviceLoad(_identity(device), device.backend, row.sum - row.learned, buffers, buffers + max(0, beyond))
 
 
+def _buffer_names(rows: Sequence[DevicePlan]) -> dict[str, str]:
+    """Buffer type -> device. Devices are counted over all RPC workers, but buffer types for each: RPC0[host:port]."""
+    found: dict[str, str] = {}
+    for row in rows:
+        earlier = sum(name.endswith(f"[{row.endpoint}]") for name in found)
+        found[f"RPC{earlier}[{row.endpoint}]" if row.endpoint else row.name] = row.name
+    return found
+
+
 def _owner(buffer: str, devices: Sequence[str]) -> str:
-    """The device of a buffer type: CUDA0, MTL0_Mapped, RPC0[host:port]; "" for host memory."""
-    owners = [name for name in devices if buffer == name or buffer.startswith((f"{name}_", f"{name}["))]
+    """The device of a buffer type: CUDA0, MTL0_Mapped; "" for host memory."""
+    owners = [name for name in devices if buffer == name or buffer.startswith(f"{name}_")]
     return max(owners, key=len, default="")

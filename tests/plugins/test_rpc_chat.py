@@ -121,6 +121,9 @@ def test_two_workers_give_the_answer_of_one_machine(lend: Callable[[], Lender], 
     ]
     assert chat.info.layers_offloaded == chat.info.layers_total == 5
     assert text_of(chat) == alone
+    again = plan(Context(), PlanRequest(model=str(chat.process.model), rpc=(first.endpoint, second.endpoint)))
+    for row in again.devices[:2]:  # what the load took was what was planned, on each of them
+        assert row.learned < 64 * 1024
     assert len(alone) > 10
 
 
