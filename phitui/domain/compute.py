@@ -26,13 +26,13 @@ def compute_estimate(
     graph = _Graph(model, settings)
     needs = [0] * (len(kinds) + 1)
     for place in set(places[:-1]):
-        needs[place] = graph.repeating(on_host=place == HOST)
+        needs[place] = graph.repeating(on_host=place == HOST, attends=settings.kv_offload or place == HOST)
     last = places[-1]
     needs[last] = max(needs[last], graph.logits(last == HOST, last in places[:-1], HOST not in places))
     if kinds:
         needs[HOST] = max(needs[HOST], graph.hand_over())
     experts = bool(kinds) and settings.n_cpu_moe > 0 and HOST not in places[: settings.n_cpu_moe]
-    if experts:
+    if kinds and (experts or not settings.kv_offload):
         needs[HOST] = max(needs[HOST], graph.repeating(on_host=True))
     copies = settings.op_offload and kinds and kinds[0] in ("gpu", "igpu")
     if copies and (HOST in places or experts):
@@ -58,9 +58,12 @@ class _Graph:
         self._state = self._tokens * model.width * 4
         self._mask = self._tokens * cells * (2 if self._flash else 4)
 
-    def repeating(self, on_host: bool) -> int:
-        """A repeating layer's peak. The embedded tokens are the host's: another device holds one state less."""
-        return max(self._attention(), self._feed_forward()) - (0 if on_host else self._state)
+    def repeating(self, on_host: bool, attends: bool = True) -> int:
+        """A repeating layer's peak; attention is not its own where the KV cache stays on the host.
+
+        The embedded tokens are the host's: another device holds one state less.
+        """
+        return max(self._attention() if attends else 0, self._feed_forward()) - (0 if on_host else self._state)
 
     def logits(self, on_host: bool, with_layers: bool, all_offloaded: bool) -> int:
         """The logits of all tokens, beside hidden states. These go where the mask was, if that is large enough."""

@@ -4,15 +4,13 @@ log says what was allocated where. The models are small and all zeros; their sha
 from __future__ import annotations
 
 import itertools
-import re
+import os
+import random
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,229 +18,117 @@ from phitui.actions.context import Context
 from phitui.actions.plan import plan, plan_file
 from phitui.actions.standin import write_stand_in
 from phitui.domain.offload import OffloadPlan, PlanRequest
-from phitui.domain.tensors import FilePlan, SourceTensor, TensorType, Value, place
 from phitui.gguf.header import read_header
+from phitui.testing.allocator import Allocator, Worker, has_rpc, shape
 
 pytest.importorskip("llama_cpp")
 MIB = 1024 * 1024
-KV_IDS = {"f16": 1, "q8_0": 8, "q4_0": 2}
-
-SERVER = """
-import ctypes, pathlib, sys
-import llama_cpp.llama_cpp as llama
-folder = pathlib.Path(llama._lib._name).parent
-ggml, rpc = (ctypes.CDLL(str(folder / f"lib{name}.so.0")) for name in ("ggml", "ggml-rpc"))
-ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
-device = ctypes.c_void_p(ggml.ggml_backend_dev_by_type(0))
-rpc.ggml_backend_rpc_start_server.argtypes = [
-    ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p)]
-rpc.ggml_backend_rpc_start_server(sys.argv[1].encode(), None, 1, 1, ctypes.byref(device))
-"""
-
-LOAD = """
-import ctypes, pathlib, sys
-import llama_cpp.llama_cpp as llama
-model, layers, context, kv, flash, ubatch, *workers = sys.argv[1:]
-folder = pathlib.Path(llama._lib._name).parent
-base, ggml = (ctypes.CDLL(str(folder / f"lib{name}.so.0")) for name in ("ggml-base", "ggml"))
-ggml.ggml_backend_reg_by_name.restype = base.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
-base.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-ggml.ggml_backend_register.argtypes = [ctypes.c_void_p]
-for worker in workers:
-    add = base.ggml_backend_reg_get_proc_address(
-        ggml.ggml_backend_reg_by_name(b"RPC"), b"ggml_backend_rpc_add_server")
-    ggml.ggml_backend_register(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(add)(worker.encode()))
-log = llama.llama_log_callback(lambda level, text, data: print(text.decode(), end="", flush=True))
-llama.llama_log_set(log, None)
-params = llama.llama_model_default_params()
-params.n_gpu_layers, params.load_mode = int(layers), llama.LLAMA_LOAD_MODE_NONE
-loaded = llama.llama_model_load_from_file(model.encode(), params)
-settings = llama.llama_context_default_params()
-settings.n_ctx, settings.n_batch, settings.n_ubatch = int(context), 512, int(ubatch)
-settings.type_k = settings.type_v = int(kv)
-settings.flash_attn_type = int(flash)
-assert llama.llama_init_from_model(loaded, settings)
-"""
-
-
-def shape(architecture: str, tied: bool, experts: int = 0, layers: int = 6) -> FilePlan:
-    """A model of 30 MB in the layout of phi3 or phimoe."""
-    width, inner, heads, shared, vocabulary = 512, 1024, 8, 4, 4096
-    head = width // heads
-    rows: list[tuple[str, tuple[int, ...], TensorType]] = [
-        ("token_embd.weight", (width, vocabulary), TensorType.Q4_K),
-        ("output_norm.weight", (width,), TensorType.F32),
-        ("rope_factors_long.weight", (head // 2,), TensorType.F32),
-        ("rope_factors_short.weight", (head // 2,), TensorType.F32),
-    ]
-    if not tied:
-        rows.append(("output.weight", (width, vocabulary), TensorType.Q6_K))
-    if experts:
-        rows += [("output_norm.bias", (width,), TensorType.F32), ("output.bias", (vocabulary,), TensorType.F32)]
-    for layer in range(layers):
-        block = f"blk.{layer}."
-        rows += [(f"{block}{norm}_norm.weight", (width,), TensorType.F32) for norm in ("attn", "ffn")]
-        rows.append((f"{block}attn_output.weight", (width, width), TensorType.Q4_K))
-        if experts:
-            rows += [
-                (f"{block}{name}.bias", (width,), TensorType.F32) for name in ("attn_norm", "ffn_norm", "attn_output")
-            ]
-            for part, size in (("q", width), ("k", head * shared), ("v", head * shared)):
-                rows.append((f"{block}attn_{part}.weight", (width, size), TensorType.Q4_K))
-                rows.append((f"{block}attn_{part}.bias", (size,), TensorType.F32))
-            rows.append((f"{block}ffn_gate_inp.weight", (width, experts), TensorType.F32))
-            rows += [
-                (f"{block}ffn_{name}_exps.weight", (width, inner, experts), TensorType.Q4_K) for name in ("gate", "up")
-            ]
-            rows.append((f"{block}ffn_down_exps.weight", (inner, width, experts), TensorType.Q4_K))
-        else:
-            rows.append((f"{block}attn_qkv.weight", (width, width + 2 * head * shared), TensorType.Q4_K))
-            rows.append((f"{block}ffn_up.weight", (width, 2 * inner), TensorType.Q4_K))
-            rows.append((f"{block}ffn_down.weight", (inner, width), TensorType.Q6_K))
-    numbers = {
-        "context_length": 16384,
-        "embedding_length": width,
-        "feed_forward_length": inner,
-        "block_count": layers,
-        "attention.head_count": heads,
-        "attention.head_count_kv": shared,
-        "rope.dimension_count": head,
-        "rope.scaling.original_context_length": 4096,
-        "vocab_size": vocabulary,
-    } | ({"expert_count": experts, "expert_used_count": 2} if experts else {})
-    metadata = {
-        "general.architecture": Value.string(architecture),
-        f"{architecture}.attention.layer_norm_rms_epsilon": Value.f32(1e-5),
-        f"{architecture}.rope.freq_base": Value.f32(10000.0),
-        "tokenizer.ggml.model": Value.string("none"),
-    } | {f"{architecture}.{key}": Value.u32(value) for key, value in numbers.items()}
-    return FilePlan("", metadata, place([(SourceTensor(n, s, t, ()), t, None) for n, s, t in rows]))
-
-
 MODELS = {
-    "phi3": ("phi3", False, 0),
-    "phi3-tied": ("phi3", True, 0),
-    "phimoe": ("phimoe", False, 4),
+    "phi3": shape("phi3"),
+    "phi3-tied": shape("phi3", tied=True),
+    "phimoe": shape("phimoe", experts=4),
 }
+LAYERS = 7
+SAMPLE = 24
+"""Random loads per run and number of workers; PHITUI_SEED picks others."""
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[list[str]]:
     """Two loopback RPC workers, each a true device."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("the loopback worker is started through Linux library names")
-    probe = subprocess.run(
-        [sys.executable, "-c", "import llama_cpp.llama_cpp as l; print(l.llama_supports_rpc())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    if "True" not in probe.stdout:
-        pytest.skip("this llama-cpp-python was built without RPC")
-    started = [start_worker() for _ in range(2)]
-    yield [endpoint for endpoint, _ in started]
-    for _, process in started:
-        process.kill()
-        process.wait()
+    if not has_rpc():
+        pytest.skip("this llama-cpp-python cannot use RPC workers")
+    started = [Worker() for _ in range(2)]
+    yield [worker.endpoint for worker in started]
+    for worker in started:
+        worker.close()
 
 
-def start_worker() -> tuple[str, subprocess.Popen[bytes]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, endpoint], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    end = time.monotonic() + 20
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", int(endpoint.split(":")[1])), 1).close()
-            return endpoint, process
-        except OSError:
-            time.sleep(0.05)
-    process.kill()
-    raise AssertionError("the worker did not start")
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {name: write_stand_in(made, name).rename(folder / f"{name}.gguf") for name, made in MODELS.items()}
 
 
 @pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    made = write_stand_in(shape(*MODELS[request.param]), request.param)
-    return made.rename(tmp_path / f"{request.param}.gguf")
+def model(request: pytest.FixtureRequest, models: dict[str, Path]) -> Path:
+    return models[request.param]
 
 
-def allocated(model: Path, request: PlanRequest) -> dict[str, dict[str, float]]:
-    """Device -> weights, kv, compute in MiB, from the log of a real load."""
-    flash = {None: -1, False: 0, True: 1}[request.flash_attention]
-    command = [
-        str(model),
-        request.layers,
-        request.context,
-        KV_IDS[request.kv_type],
-        flash,
-        request.ubatch,
-        *request.rpc,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *map(str, command)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    what = {"model": "weights", "KV": "kv", "compute": "compute", "output": "compute"}
-    for name, kind, size in re.findall(
-        r"(\S+)\s+(model|KV|compute|output) buffer size\s*=\s*([\d.]+) MiB", done.stdout
-    ):
-        worker = next((f"RPC{n}" for n, endpoint in enumerate(request.rpc) if endpoint in name), "CPU")
-        found[worker][what[kind]] += float(size)
-    return found
-
-
-def compare(made: OffloadPlan, real: dict[str, dict[str, float]]) -> None:
+def compare(made: OffloadPlan, real: dict[str, dict[str, int]]) -> None:
     for device in made.devices:
         for what in ("weights", "kv", "compute"):
-            planned, actual = getattr(device, what) / MIB, real[device.name][what]
-            assert planned == pytest.approx(actual, rel=0.01, abs=0.03), (device.name, what)
+            planned, actual = getattr(device, what) / MIB, real[device.name][what] / MIB
+            assert planned == pytest.approx(actual, rel=0.01, abs=0.03), (device.name, what, made.settings)
 
 
-@pytest.mark.parametrize(("kv_type", "flash", "ubatch"), [("f16", None, 512), ("f16", False, 128), ("q8_0", True, 512)])
-def test_cpu_plan_is_what_is_allocated(
-    model: Path, context: Context, kv_type: str, flash: bool | None, ubatch: int
+def any_load(chance: random.Random, mixture: bool, workers: tuple[str, ...]) -> dict[str, Any]:
+    """Random settings, from all that a plan can be asked for."""
+    flash = chance.choice((None, True, False))
+    batch = chance.choice((512, 2048))
+    return {
+        "context": chance.choice((512, 1000, 2048, 4096, 8192)),
+        "layers": chance.randint(0, LAYERS) if workers else 0,
+        "kv_type": chance.choice(("f16", "q8_0", "q4_0")),
+        "kv_type_v": "f16" if flash is False else chance.choice((None, "f16", "q4_0")),
+        "flash_attention": flash,
+        "batch": batch,
+        "ubatch": min(batch, chance.choice((128, 256, 512, 1024, 2048))),
+        "parallel": chance.choice((1, 1, 2, 4)),
+        "kv_unified": chance.random() < 0.3,
+        "kv_offload": flash is False or len(workers) == 2 or chance.random() < 0.8,
+        "op_offload": chance.random() < 0.8,
+        "mmap": False,
+        "rpc": workers,
+        "n_cpu_moe": chance.randint(0, LAYERS - 1) if mixture and workers else 0,
+        "tensor_split": chance.choice(((), (3, 1), (1, 2), (0, 1))) if len(workers) == 2 else (),
+        "split_mode": chance.choice(("layer", "layer", "none")) if workers else "layer",
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_any_load_takes_what_was_planned(
+    models: dict[str, Path], context: Context, request: pytest.FixtureRequest, count: int
 ) -> None:
-    request = PlanRequest(str(model), context=2048, layers=0, kv_type=kv_type, flash_attention=flash, ubatch=ubatch)
-    made = plan(context, request)
-    assert [made.how[what] for what in ("weights", "kv", "compute", "memory")] == [
-        "exact",
-        "exact",
-        "measured",
-        "measured",
-    ]
-    compare(made, allocated(model, request))
+    rpc: tuple[str, ...] = tuple(request.getfixturevalue("workers")[:count]) if count else ()
+    chance = random.Random(int(os.environ.get("PHITUI_SEED", "1")) * 3 + count)
+    with Allocator(rpc) as allocator:
+        for _ in range(SAMPLE):
+            name = chance.choice(list(models))
+            made = plan(context, PlanRequest(str(models[name]), **any_load(chance, name == "phimoe", rpc)))
+            assert [made.how[what] for what in ("weights", "kv", "compute")] == ["exact", "exact", "measured"]
+            assert len(made.devices) == 1 + (min(count, 1) if made.settings.split_mode == "none" else count)
+            compare(made, allocator.allocated(models[name], made.settings))
 
 
-CASES = [(1, "f16", None, 1), (3, "q4_0", True, 1), (7, "f16", False, 1), (5, "q8_0", None, 2), (7, "f16", None, 2)]
+def test_mapped_weights_are_told_apart(model: Path, context: Context) -> None:
+    mapped = plan(context, PlanRequest(str(model), context=1024))
+    copied = plan(context, PlanRequest(str(model), context=1024, mmap=False))
+    (row,), (other,) = mapped.devices, copied.devices
+    assert row.sum == other.sum
+    assert (other.mapped, other.allocated) == (0, other.sum)
+    assert 0 <= row.mapped <= row.weights
+    assert row.allocated == row.sum - row.mapped
 
 
-@pytest.mark.parametrize(("layers", "kv_type", "flash", "count"), CASES)
-def test_plan_with_workers_is_what_is_allocated(
-    model: Path, context: Context, workers: list[str], layers: int, kv_type: str, flash: bool | None, count: int
-) -> None:
-    request = PlanRequest(
-        str(model), context=1024, layers=layers, kv_type=kv_type, flash_attention=flash, rpc=tuple(workers[:count])
-    )
-    made = plan(context, request)
-    assert [device.kind for device in made.devices] == ["remote"] * count + ["cpu"]
-    real = allocated(model, request)
-    compare(made, real)
-    by_rule = plan(context, request, probe=False)
-    for device in by_rule.devices[:-1]:
-        assert device.weights / MIB == pytest.approx(real[device.name]["weights"], rel=0.01, abs=0.03)
-        assert device.kv / MIB == pytest.approx(real[device.name]["kv"], rel=0.01, abs=0.03)
+def test_rules_alone_know_weights_and_cache(models: dict[str, Path], context: Context, workers: list[str]) -> None:
+    chance = random.Random(5)
+    for _ in range(40):
+        name = chance.choice(list(models))
+        asked = PlanRequest(
+            str(models[name]), **any_load(chance, name == "phimoe", tuple(workers[: chance.choice((1, 2))]))
+        )
+        for rule, known in zip(plan(context, asked, probe=False).devices, plan(context, asked).devices, strict=True):
+            assert rule.kv == known.kv
+            if rule.kind == "remote":
+                assert rule.weights == pytest.approx(known.weights, rel=0.01, abs=0.03 * MIB)
 
 
 def test_the_estimate_is_near_what_is_measured(model: Path, context: Context, workers: list[str]) -> None:
     off = []
     for layers, flash, size in itertools.product((0, 4, 7), (True, False), (512, 8192)):
         rpc = tuple(workers[:1]) if layers else ()
-        request = PlanRequest(str(model), context=size, layers=layers, flash_attention=flash, rpc=rpc)
+        request = PlanRequest(str(model), context=size, layers=layers, flash_attention=flash, rpc=rpc, n_cpu_moe=0)
         for guess, known in zip(
             plan(context, request, probe=False).devices, plan(context, request).devices, strict=True
         ):
@@ -253,18 +139,28 @@ def test_the_estimate_is_near_what_is_measured(model: Path, context: Context, wo
 
 def test_auto_offloads_everything_to_an_empty_worker(model: Path, context: Context, workers: list[str]) -> None:
     made = plan(context, PlanRequest(str(model), rpc=tuple(workers[:1])))
-    assert made.n_gpu_layers == made.layers_total == 7
+    assert made.n_gpu_layers == made.layers_total == LAYERS
+    assert made.settings.n_cpu_moe == 0
     assert made.fits
 
 
-def test_a_worker_that_dies_costs_an_error_not_the_planner(tmp_path: Path, context: Context) -> None:
-    path = write_stand_in(shape("phi3", False), "dying")
-    endpoint, process = start_worker()
-    request = PlanRequest(str(path), layers=3, rpc=(endpoint,))
+def test_what_the_dry_run_gets_wrong_is_estimated(
+    models: dict[str, Path], context: Context, workers: list[str]
+) -> None:
+    asked = PlanRequest(str(models["phi3"]), layers=3, flash_attention=False, kv_offload=False, rpc=tuple(workers[:1]))
+    made = plan(context, asked)
+    assert made.how["compute"] == "estimated"
+    assert any("attention in RAM" in warning for warning in made.warnings)
+
+
+def test_a_worker_that_dies_costs_an_error_not_the_planner(models: dict[str, Path], context: Context) -> None:
+    path = models["phi3"]
+    worker = Worker()
+    request = PlanRequest(str(path), layers=3, rpc=(worker.endpoint,))
     assert plan(context, request).how["compute"] == "measured"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    made = plan(context, PlanRequest(str(path), context=8192, layers=3, rpc=(endpoint,)))
+    worker.process.send_signal(signal.SIGKILL)
+    worker.process.wait()
+    made = plan(context, PlanRequest(str(path), context=8192, layers=3, rpc=(worker.endpoint,)))
     assert made.how["compute"] == "estimated"
     assert any("estimated" in warning for warning in made.warnings)
     assert plan(context, PlanRequest(str(path))).how["compute"] == "measured"
@@ -276,12 +172,11 @@ def test_a_worker_that_serves_someone_else_costs_seconds(monkeypatch: pytest.Mon
     from phitui.api import EngineError
 
     monkeypatch.setattr(child, "WORKER_SECONDS", 1.5)
-    endpoint, process = start_worker()
-    host, port = endpoint.split(":")
+    worker = Worker()
+    host, port = worker.endpoint.split(":")
     with socket.create_connection((host, int(port))), pytest.raises(EngineError, match="one program at a time"):
-        child.engine((endpoint,))
-    process.kill()
-    process.wait()
+        child.engine((worker.endpoint,))
+    worker.close()
 
 
 def test_a_planned_file_and_the_file_plan_alike(context: Context) -> None:
@@ -289,7 +184,7 @@ def test_a_planned_file_and_the_file_plan_alike(context: Context) -> None:
     from phitui.domain.placement import model_memory
     from phitui.gguf.facts import facts_from_header
 
-    planned = shape("phi3", True)
+    planned = shape("phi3", tied=True)
     path = write_stand_in(planned, "planned")
     facts = facts_from_header(read_header(path))
     assert model_memory(facts, [(tensor.name, tensor.size) for tensor in planned.tensors]) == memory_of(path)
