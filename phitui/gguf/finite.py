@@ -163,18 +163,20 @@ class Inspector:
         found = self.found
         damaged = any(one.nan or one.infinite for one in found)
         tensors = "tensor holds" if len(found) == 1 else "tensors hold"
-        rest = "; the rest was not looked at" if self.tired else ""
+        rest = "\n  the rest was not looked at" if self.tired else ""
         way = "choose a type with a larger range (BF16, F32)"
         if damaged:
             way = "download the checkpoint again and compare its checksums"
         return NotFiniteError(
-            f"{what} was not written: {len(found)} {tensors} values that are no finite numbers: {listed(found)}{rest}",
+            f"{what} was not written: {len(found)} {tensors} values that are no finite numbers:{listed(found)}{rest}",
             f"{way}; --allow-nan writes the file all the same",
         )
 
 
 def listed(found: Iterable[NotFinite]) -> str:
-    """The first few in words."""
+    """The first few in words: behind the sentence if it is one, else a line for each."""
     names = [str(one) for one in found]
-    more = f", and {len(names) - SHOWN} more tensors" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    if len(names) == 1:
+        return f" {names[0]}"
+    more = [f"and {len(names) - SHOWN} more tensors"] if len(names) > SHOWN else []
+    return "".join(f"\n  {line}" for line in [*names[:SHOWN], *more])

@@ -337,7 +337,8 @@ class _Write:
         if self.inspector.refused:
             raise self.inspector.error(str(self.partial.out))
         if found and self.job:
-            self.job.note(f"written as you allowed, though they are no finite numbers: values of {listed(found)}")
+            for line in listed(found).strip().splitlines():
+                self.job.note(f"not finite, and written as you allowed: {line.strip()}")
 
     def _buffer(self, size: int) -> memoryview:
         """A buffer of this thread, used again for every chunk."""

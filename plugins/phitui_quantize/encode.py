@@ -54,9 +54,10 @@ class RowEncoder:
             target = encoded.ctypes.data + start * row_bytes
             self._quantize(int(tensor.type), rows[start:end].ctypes.data, target, 0, end - start, length, importance)
         if not self._valid(int(tensor.type), encoded.ctypes.data, encoded.nbytes):
+            lost = "" if np.isfinite(rows).all() else ": they are not all finite numbers"
             raise InvalidFile(
-                f"{tensor.name}: rows {first_row} to {first_row + count} cannot be held as {tensor.type.name}",
-                "try a larger type for it: --override 'NAME=Q8_0'",
+                f"{tensor.name}: rows {first_row} to {first_row + count} cannot be held as {tensor.type.name}{lost}",
+                f"try a larger type for it: --override '{tensor.name}={'BF16' if lost else 'Q8_0'}'",
             )
         return encoded
 
