@@ -1,16 +1,18 @@
 """Start-up time and the cost of a streamed answer, measured through a pty, beside a plain Textual app.
 
-usage: python bench/tui.py [start] [stream] [--runs N] [--size 120x40] [--rate 50] [--tokens 500]
+usage: python bench/tui.py [start] [stream] [slider --model GGUF] [--runs N] [--size 120x40] [--rate 50] [--tokens 500]
 
 start:  seconds from exec to a usable screen: `phitui` against an App with one Static.
 stream: bytes to the terminal per token and CPU of one core, for a markdown answer at a fixed rate: phitui's Chat
         against Textual's own Markdown stream in an anchored VerticalScroll.
+slider: milliseconds from a key on the layer slider of Plan to the new value on the screen.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import pty
 import re
@@ -259,6 +261,38 @@ def measure_stream(size: tuple[int, int], count: int, rate: float) -> None:
     print("stream bars               900 bytes/token   30.0 % of a core")
 
 
+def measure_slider(size: tuple[int, int], model: Path, steps: int = 40) -> None:
+    """The layer slider of Plan with a real model: from the key to the new value and bars on the screen."""
+    with tempfile.TemporaryDirectory() as home:
+        state = Path(home) / "state" / "tui.json"
+        state.parent.mkdir()
+        state.write_text(json.dumps({"hand": {"path": str(model), "name": model.name, "kind": "gguf"}}))
+        terminal = Terminal([sys.executable, "-m", "phitui"], size, {"PHITUI_HOME": home})
+        terminal.wait("7 Machine")
+        terminal.send("3")
+        terminal.wait("most context")
+        total = int(re.search(r"layers .* (\d+) / (\d+)", terminal.text())[2])  # type: ignore[index]
+        terminal.send("\x1b[H")
+        terminal.pump(1.0)
+        terminal.send("\x1b[C")
+        terminal.pump(1.0)
+        value = int(re.search(r"layers .* (\d+) / ", terminal.text())[1])  # type: ignore[index]
+        times = []
+        for step in range(steps):
+            key, value = ("\x1b[C", value + 1) if step % 2 == 0 else ("\x1b[D", value - 1)
+            sent = time.perf_counter()
+            terminal.send(key)
+            while f" {value} / {total}" not in terminal.text() and time.perf_counter() - sent < 2:
+                terminal.pump(0.002)
+            times.append(time.perf_counter() - sent)
+            terminal.pump(0.15)
+        terminal.close()
+    print(
+        f"slider {statistics.median(times) * 1000:.0f} ms median, {max(times) * 1000:.0f} ms worst from key to paint"
+        f" ({steps} steps, {size[0]}x{size[1]}; bar 50)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=[])
@@ -266,6 +300,7 @@ def main() -> None:
     parser.add_argument("--size", default="120x40")
     parser.add_argument("--rate", type=float, default=50)
     parser.add_argument("--tokens", type=int, default=500)
+    parser.add_argument("--model", type=Path, help="a GGUF, for the slider")
     parser.add_argument("--child")
     arguments = parser.parse_args()
     columns, _, rows = arguments.size.partition("x")
@@ -283,6 +318,8 @@ def main() -> None:
         measure_start(arguments.runs, size)
     if "stream" in what:
         measure_stream(size, arguments.tokens, arguments.rate)
+    if "slider" in what or arguments.model:
+        measure_slider(size, arguments.model.absolute())
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ async def test_plan_of_a_checkpoint_says_what_to_do(checkpoint: Any, data: Any) 
 
 async def planned(pilot: Any, data: Any) -> None:
     await pilot.press("3")
-    await data.wait(pilot, lambda: "compute measured" in data.shown(pilot.app))
+    await data.wait(pilot, lambda: "65536" in data.shown(pilot.app))
 
 
 async def test_a_slow_first_answer_still_sets_the_sliders(held: Any, door: Any, data: Any) -> None:
