@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from phitui.domain.tensors import FilePlan, InlineExtent, SourceTensor, TensorTy
 from phitui.errors import InvalidFile, PhituiError
 from phitui.gguf.writer import write_gguf
 from phitui.store import measures
-from phitui.store.measures import Measured, MeasureStore, fingerprint
+from phitui.store.measures import Built, Measured, MeasureStore, fingerprint
 
 FIGURES = Measured("m.gguf", "quality", 1000.0, "measured", {"perplexity": 7.5}, {"text": "t"}, "ref.gguf", "abc")
 
@@ -44,6 +45,38 @@ def test_figures_come_back(file: Path, model: Path) -> None:
         assert store.of(model) == [FIGURES]
         assert store.forget(model) == 1
         assert store.of(model) == []
+
+
+def test_files_are_remembered_with_their_source(file: Path, model: Path, tmp_path: Path) -> None:
+    built = Built("source", "Q8_0", "{}", "", False, 65536, "m.gguf", 5.0)
+    with MeasureStore(file) as store:
+        store.add_built(model, built)
+        store.add_built(model, replace(built, created=6.0))
+        store.add_built(model, replace(built, source="other"))
+        mark = store.fingerprint(model)
+        assert store.built("source") == [replace(built, created=6.0, fingerprint=mark)]
+        assert store.of_source("source") == []
+        store.add(model, FIGURES)
+        model.rename(tmp_path / "moved.gguf")
+        assert store.of_source("source") == [(store.built("source")[0], FIGURES)]
+        assert store.path_of(mark) is None  # where it was moved to was not seen yet
+        assert store.of(tmp_path / "moved.gguf") == [FIGURES]
+        assert store.path_of(mark) == tmp_path / "moved.gguf"
+
+
+def test_newest_of_many(file: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, junk = gguf(tmp_path / "other.gguf", size=4096), tmp_path / "junk.gguf"
+    junk.write_bytes(bytes(model.stat().st_size))
+    with MeasureStore(file) as store:
+        assert store.newest([model]) == {}
+        store.add(model, FIGURES)
+        store.add(model, replace(FIGURES, created=2000.0))
+        calls: list[Path] = []
+        real = measures.fingerprint
+        monkeypatch.setattr(measures, "fingerprint", lambda path: calls.append(path) or real(path))
+        found = store.newest([model, other, junk, tmp_path / "missing.gguf"])
+    assert found == {model: replace(FIGURES, created=2000.0)}
+    assert calls == [junk], "files of another size are not looked into"
 
 
 def test_newest_first(file: Path, model: Path) -> None:
