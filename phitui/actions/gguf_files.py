@@ -83,22 +83,28 @@ def run_split(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     asked = SplitRequest(**request)
     targets = plan_split(ctx, asked)
     total, done = sum(plan.data_size for _, plan in targets), 0
-    seconds = 0.0
+    seconds, complete = 0.0, 0
     first = targets[0][0]
     if asked.overwrite and first.exists() and not is_copy(targets[0][1], first):
         first.unlink()  # what is there now would be a mixture
     for path, plan in [*targets[1:], targets[0]]:
         part = _Part(job, done, total, path.name)
         if path.exists() and is_copy(plan, path, part):
-            job.note(f"{path.name} is complete already")
+            complete += 1
         else:
             seconds += write_gguf(
                 plan, path, None, part, ctx.config.threads, overwrite=asked.overwrite, allow_nan=True
             ).seconds
         done += plan.data_size
-    files = [{"path": str(path), "size": file_size(plan), "tensors": len(plan.tensors)} for path, plan in targets]
+    if complete:
+        job.note(f"{complete} of {len(targets)} files were complete already")
     size = sum(file_size(plan) for _, plan in targets)
-    return {"path": str(first), "files": files, "size": size, "seconds": round(seconds, 3)}
+    return {"path": str(first), "parts": len(targets), "size": size, "seconds": round(seconds, 3)}
+
+
+def files_of(targets: Targets) -> list[dict[str, Any]]:
+    """Path, exact size and number of tensors of each file, JSON-ready."""
+    return [{"path": str(path), "size": file_size(plan), "tensors": len(plan.tensors)} for path, plan in targets]
 
 
 def plan_merge(ctx: Context, request: MergeRequest) -> tuple[Header, FilePlan]:

@@ -15,7 +15,7 @@ from phitui.domain.sizes import parse_size
 from phitui.domain.text import visible
 from phitui.errors import UsageError
 from phitui.gguf.edit import SPECIAL
-from phitui.gguf.header import Header, file_size
+from phitui.gguf.header import Header
 from phitui.gguf.values import NAMES
 from phitui.jobs import Job
 
@@ -129,16 +129,12 @@ def _split(context: Context) -> click.Command:
         if max_size and not size:
             raise UsageError(f"{max_size!r} is no size", "for example: --max-size 2GiB")
         request = gguf_files.SplitRequest(file, max_size=size, **values)
+        files = gguf_files.files_of(gguf_files.plan_split(context, request))
         if dry_run:
-            files = [
-                {"path": str(path), "size": file_size(plan), "tensors": len(plan.tensors)}
-                for path, plan in gguf_files.plan_split(context, request)
-            ]
             output.emit({"files": files, "size": sum(file["size"] for file in files)}, as_json, _files(files))
             return
-        _follow(
-            context, gguf_files.start_split(context, request), detach, as_json, lambda result: _files(result["files"])
-        )
+        job = gguf_files.start_split(context, request)
+        _follow(context, job, detach, as_json, lambda result: _files(files), files=files)
 
     return split
 
@@ -261,10 +257,10 @@ def _edited(document: dict[str, Any], would: bool = False) -> str:
     return "\n".join([*lines, f"{path}: {ways[document['how']]}"])
 
 
-def _follow(context: Context, job: Job, detach: bool, as_json: bool, text: Any) -> None:
-    """Wait for a job and print its result, or only its id."""
+def _follow(context: Context, job: Job, detach: bool, as_json: bool, text: Any, **more: Any) -> None:
+    """Wait for a job and print its result and `more`, or only its id."""
     if detach:
         output.emit({"job": job.id}, as_json, f"job {job.id}: {job.title}")
         return
     result = outcome(follow_job(context, job.id, as_json))
-    output.emit({"job": job.id, **result}, as_json, text(result))
+    output.emit({"job": job.id, **result, **more}, as_json, text(result))

@@ -96,10 +96,11 @@ def _read_set(given: Header, count: int) -> list[Header]:
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        begun = any(path.with_name(path.name + ".partial").exists() for path in paths)
         raise InvalidFile(
             f"{given.path}: the model has {count} parts, and {', '.join(missing[:3])}{more} "
             f"{'is' if len(missing) == 1 else 'are'} missing in {given.path.absolute().parent}",
-            "download all parts into one directory",
+            "it is being split, or that was interrupted: phitui jobs" if begun else "put all parts into one directory",
         )
     return [given if path == given.path else read_header(path) for path in paths]
 
