@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -25,6 +26,15 @@ from phitui.testing.scripted import PHI3_TEMPLATE, SPECIAL, write_scripted
 needs_llama = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 TEXT = "Paris. سلام دنیا، Güneş 👩‍👩‍👧‍👦 ✓ done"
 Load = Callable[..., Chat]
+PIECES = """
+import json, sys
+from pathlib import Path
+from phitui.api import EngineSettings, Message, Sampling, TextChunk
+from phitui_llamacpp import LlamaCpp
+session = LlamaCpp().open(Path(sys.argv[1]), EngineSettings(context=512, threads=1), lambda part: None)
+chunks = session.stream([Message("user", "hello")], Sampling())
+print(json.dumps([chunk.text for chunk in chunks if isinstance(chunk, TextChunk)]))
+"""
 
 
 @pytest.fixture
@@ -95,9 +105,15 @@ def test_answer(load: Load, parrot: Path) -> None:
 
 @needs_llama
 def test_no_character_is_ever_cut(load: Load, parrot: Path) -> None:
-    chunks = [chunk.text for chunk in load(parrot).ask("hello") if isinstance(chunk, TextChunk)]
-    assert len(chunks) > 1  # text is gathered for some milliseconds; the pieces themselves: test_llamacpp_pieces
-    assert "\ufffd" not in "".join(chunks)
+    """Not even between the session's own pieces, one per token, before the host gathers them for some milliseconds."""
+    done = subprocess.run(
+        [sys.executable, "-c", PIECES, str(parrot)], capture_output=True, text=True, timeout=120, check=True
+    )
+    pieces = json.loads(done.stdout.splitlines()[-1])
+    assert len(pieces) > len(TEXT) // 2  # tokens are bytes
+    assert "".join(pieces) == TEXT
+    assert all("\ufffd" not in piece for piece in pieces)
+    assert ask(load(parrot))[0] == TEXT
 
 
 @needs_llama
