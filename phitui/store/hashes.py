@@ -64,7 +64,7 @@ def sha256_of(path: Path, count: Callable[[int], None] = lambda _: None) -> Hash
     try:
         with path.open("rb", buffering=0) as file:
             before = os.fstat(file.fileno())
-            while read := file.readinto(buffer):
+            while size <= before.st_size and (read := file.readinto(buffer)):  # not after a file that grows
                 digest.update(view[:read])
                 size += read
                 count(read)
