@@ -161,7 +161,7 @@ def rows_of(ctx: Context, request: BestRequest) -> list[SchemeRow]:
         if row.error or row.size is None or not (wanted or row.lossless):
             continue
         other = rows.get(row.types)
-        if other is None or _preferred(row) > _preferred(other):
+        if other is None or _preferred(row, request) > _preferred(other, request):
             rows[row.types] = row
     lossless = min((row for row in rows.values() if row.lossless), key=lambda row: row.size or 0, default=None)
     found = [
@@ -174,8 +174,10 @@ def rows_of(ctx: Context, request: BestRequest) -> list[SchemeRow]:
     return sorted(found, key=lambda row: -(row.size or 0))
 
 
-def _preferred(row: SchemeRow) -> tuple[bool, bool, int]:
-    return row.scheme.name == row.resolved, row.figure is not None, -len(row.scheme.name)
+def _preferred(row: SchemeRow, request: BestRequest) -> tuple[bool, bool, bool, int]:
+    """Of two names for the same file: the one asked for, not AUTO, the one that was measured, the short one."""
+    name = row.scheme.name
+    return name in request.among, name == row.resolved, row.figure is not None, -len(name)
 
 
 def in_question(row: SchemeRow, request: BestRequest) -> bool:
@@ -256,11 +258,7 @@ def _undecided(
 ) -> PhituiError:
     bars, measured = request.bars, [c for c in candidates if c.kld is not None]
     if candidates and not any(bars.allows(candidate) for candidate in candidates):
-        smallest = candidates[-1]
-        return PhituiError(
-            f"no scheme is that small: the smallest here, {smallest.scheme}, has {choice.size_text(smallest.size)}",
-            f"raise --max-size (it is {choice.size_text(request.max_size or 0)}), or take a smaller model",
-        )
+        return none_so_small(request, candidates)
     if not measured:
         what = "nothing was measured yet of what is built from this source"
     else:
@@ -268,6 +266,15 @@ def _undecided(
         known = f"the best of those measured is {finest.scheme}, {choice.kld_text(finest)}" if finest else ""
         what = f"no measured scheme has {bars.text}" + (f": {known}" if known else "")
     return NotMeasured(f"the best scheme cannot be told: {what}", "\n".join(_next(ctx, request, rows, candidates)))
+
+
+def none_so_small(request: BestRequest, candidates: Sequence[Candidate]) -> PhituiError:
+    """What to say where every scheme is larger than allowed."""
+    smallest = min(candidates, key=lambda candidate: candidate.size)
+    return PhituiError(
+        f"no scheme is that small: the smallest here, {smallest.scheme}, has {choice.size_text(smallest.size)}",
+        f"raise --max-size (it is {choice.size_text(request.max_size or 0)}), or take a smaller model",
+    )
 
 
 def _next(

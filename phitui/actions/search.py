@@ -27,7 +27,7 @@ from phitui.actions.source import source_name
 from phitui.domain import choice
 from phitui.domain.choice import Candidate
 from phitui.domain.offers import JobContext
-from phitui.errors import OutputExists, PhituiError, UsageError
+from phitui.errors import Cancelled, OutputExists, PhituiError, UsageError
 from phitui.jobs import Job
 
 TASK = "phitui.actions.search:run"
@@ -45,8 +45,7 @@ def start(ctx: Context, request: BestRequest) -> Job:
     if out is not None and out.exists() and not request.build.overwrite:
         raise OutputExists(f"{out} exists already", "choose another --out, or replace it with --overwrite")
     search = Search(ctx, request, None)
-    if not search.candidates and search.lossless is None:
-        raise UsageError("there is no scheme to choose from", "phitui schemes shows which there are, and their sizes")
+    search.check_choice()
     search.check_room()
     title = f"{search.name} as the best with {request.bars.text}, measured"
     key = request.build.out or f"best {best.digest(request)}"
@@ -92,6 +91,7 @@ class Search:
         self._left_out = [c for c in bare if c.reason != "not measured" or self.rows[c.scheme].lossless]
         self.candidates = [c for c in bare if c not in self._left_out and request.bars.allows(c)]
         self.results: dict[str, Candidate] = {}
+        self._failed: dict[str, Candidate] = {}
         self._sources: list[str] = []
         self._facts: Mapping[str, str] | None = None
         self._reference: Path | None = None
@@ -106,7 +106,8 @@ class Search:
             choice.search_smallest(self.candidates, lambda c: bars.passes(self._measured(c)))
         elif reference is None or not bars.allows(reference):
             choice.search_finest(self.candidates, lambda c: self._measured(c).bound)
-        found = [self.results.get(c.scheme, c) for c in [*self.candidates, *self._left_out]]
+        known = self._failed | self.results
+        found = [known.get(c.scheme, c) for c in [*self.candidates, *self._left_out]]
         if reference is not None:
             found = [reference if c.scheme == reference.scheme else c for c in found]
         found.sort(key=lambda c: -c.size)
@@ -139,17 +140,29 @@ class Search:
         """The candidate with its divergence: as it is remembered, or measured now."""
         made = candidate.scheme
         if made not in self.results:
-            remembered = self._remembered(made)
-            values, facts, source = remembered or self._evaluate(made)
-            self._facts = facts
-            self._sources.append(source)
-            if "kld_mean" not in values:
-                raise PhituiError("the evaluator gives no KL divergence", "phitui plugins lists the evaluators")
-            error = values.get("kld_mean_error", 0.0)
-            self.results[made] = replace(candidate, kld=values["kld_mean"], error=error, reason="")
-            self._say(self.results[made], bool(remembered))
+            try:
+                self.results[made] = self._figures(candidate)
+            except (Cancelled, UsageError):
+                raise
+            except PhituiError as error:
+                if not self.results and self._failed:  # it is hardly the fault of these schemes
+                    raise
+                self._failed[made] = replace(candidate, reason="could not be measured")
+                self._job.note(f"{made} could not be measured: {error.message}")
+                self._file(made).unlink(missing_ok=True)
+                return candidate
             self._tidy()
         return self.results[made]
+
+    def _figures(self, candidate: Candidate) -> Candidate:
+        remembered = self._remembered(candidate.scheme)
+        values, self._facts, source = remembered or self._evaluate(candidate.scheme)
+        if "kld_mean" not in values:
+            raise UsageError("the evaluator gives no KL divergence", "phitui plugins lists the evaluators")
+        self._sources.append(source)
+        found = replace(candidate, kld=values["kld_mean"], error=values.get("kld_mean_error", 0.0), reason="")
+        self._say(found, bool(remembered))
+        return found
 
     def _say(self, result: Candidate, remembered: bool) -> None:
         bars = self._request.bars
@@ -186,8 +199,10 @@ class Search:
 
     def _build(self, scheme: str, label: str = "") -> Path:
         """The file of a scheme in the work directory; one that a former try left is not written again."""
-        out = self._work / f"{self.name}.{scheme}.gguf"
-        self._work.mkdir(parents=True, exist_ok=True)
+        out = self._file(scheme)
+        if not self._work.is_dir():
+            self._work.mkdir(parents=True)
+            self._job.note(f"work files lie in {self._work} until the end")
         request = replace(best.build_of(self._ctx, self._request, scheme, str(out)), overwrite=False, lineage=False)
         step = Step(self._job, label or f"{len(self.results) + 1}: building {scheme}")
         builds.run(asdict(request), step)
@@ -218,12 +233,25 @@ class Search:
         out = Path(self._request.build.out) if self._request.build.out else self._ctx.paths.models / self.name
         return out.absolute().parent / f".{self.name}{MARK}{best.digest(self._request)}"
 
+    def _file(self, scheme: str) -> Path:
+        return self._work / f"{self.name}.{scheme}.gguf"
+
     def _tidy(self) -> None:
         """Remove the files of the candidates that cannot be chosen any more."""
         ahead = choice.choose(list(self.results.values()), self._request.bars)
         for scheme in self.results:
             if ahead is None or scheme != ahead.scheme:
-                (self._work / f"{self.name}.{scheme}.gguf").unlink(missing_ok=True)
+                self._file(scheme).unlink(missing_ok=True)
+
+    def check_choice(self) -> None:
+        """Raise PhituiError where there is nothing to choose from, whatever the figures will be."""
+        bars = self._request.bars
+        everything = [*self.candidates, *self._left_out]
+        if any(bars.allows(candidate) for candidate in everything):
+            return
+        if any(row.size for row in self.rows.values()) and everything:
+            raise best.none_so_small(self._request, everything)
+        raise UsageError("there is no scheme to choose from", "phitui schemes shows which there are, and their sizes")
 
     def check_room(self) -> None:
         """Raise PhituiError if the reference and two candidates do not fit on the disk."""
@@ -245,7 +273,7 @@ class Search:
         for line in decision.lines:
             self._job.note(line)
         build = best.build_of(self._ctx, self._request, decision.chosen.scheme)
-        out, made = Path(build.out), self._work / f"{self.name}.{decision.chosen.scheme}.gguf"
+        out, made = Path(build.out), self._file(decision.chosen.scheme)
         if made.exists():
             if out.exists() and not build.overwrite:
                 raise OutputExists(

@@ -46,12 +46,13 @@ class Ladder:
         return Availability()
 
     def schemes(self) -> Sequence[Scheme]:
-        return [Scheme(name, 1.0, number) for number, name in enumerate(TYPES)]
+        return [Scheme(name, 1.0, number) for number, name in enumerate([*TYPES, "SAME"])]
 
     def plan(self, source: Any, schemes: Sequence[str], options: Options) -> Mapping[str, FilePlan]:
         return {name: self._plan(source, name, options) for name in schemes}
 
     def _plan(self, source: Any, name: str, options: Options) -> FilePlan:
+        name = "FULL" if name == "SAME" else name  # another name for it, as AUTO is
         matrix = {"quantize.imatrix": Value.string("x")} if options.imatrix else {}
         keys = source.metadata | matrix | {"general.file_type": Value.u32(list(TYPES).index(name))}
         tensors = place([(tensor, TYPES[name], None) for tensor in source.tensors])
@@ -95,6 +96,7 @@ class Judge:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.fails: tuple[str, ...] = ()
 
     def available(self) -> Availability:
         return Availability()
@@ -103,6 +105,8 @@ class Judge:
         assert options.reference is None or options.reference.is_file()
         job.progress(1, 2, "half")
         self.asked.append(model.name)
+        if model.name in self.fails:
+            raise PhituiError("it is broken")
         values = {"perplexity": 7.0, "decode_tokens_per_s": 30.0}
         if options.reference is not None:
             values |= {"kld_mean": KLD.get(read_header(model).tensors[0].type, 0.08), "kld_mean_error": 0.0005}
@@ -190,7 +194,7 @@ class TestFigures:
         full, small = make(ctx, checkpoint, "FULL"), make(ctx, checkpoint, "Q50")
         assert shown(ctx, checkpoint) == {}
         measure(ctx, small, full)
-        assert shown(ctx, checkpoint) == {"FULL": "reference", "Q50": "KLD 0.0200 ±0.0005"}
+        assert shown(ctx, checkpoint) == {"FULL": "reference", "SAME": "reference", "Q50": "KLD 0.0200 ±0.0005"}
         row = next(row for row in scheme_table(ctx, str(checkpoint)) if row.scheme.name == "Q50")
         assert row.figure is not None
         document = figures.as_document(row.figure)
@@ -230,6 +234,7 @@ class TestFigures:
         measure(ctx, make(ctx, checkpoint, "Q51"), None)
         assert shown(ctx, checkpoint) == {
             "FULL": "reference",
+            "SAME": "reference",
             "Q51": "PPL 7 *",
             "Q50": "KLD 0.0200 ±0.0005",
             "Q41": "KLD 0.0400 ±0.0005",
@@ -416,6 +421,28 @@ class TestSearch:
         assert "raise --max-kld" in caught.value.hint
         assert list(left(ctx)) == []
         assert "Q50" in shown(ctx, checkpoint)  # what was measured is remembered
+
+    def test_one_that_cannot_be_measured_is_left_out(self, ctx: Context, checkpoint: Path, judge: Judge) -> None:
+        judge.fails = ("Tiny.Q50.gguf",)
+        job = Job()
+        result = searched(ctx, request(checkpoint, max_kld=0.03, measure=True), job)
+        assert result["scheme"] == "Q51"
+        assert "Q50 could not be measured: it is broken" in job.notes
+        assert any("could not be measured: Q50" in line for line in result["best"]["explanation"])
+
+    def test_where_nothing_can_be_measured_it_says_so(self, ctx: Context, checkpoint: Path, judge: Judge) -> None:
+        judge.fails = tuple(f"Tiny.{scheme}.gguf" for scheme in TYPES)
+        with pytest.raises(PhituiError, match="it is broken"):
+            searched(ctx, request(checkpoint, max_kld=0.03, measure=True))
+        assert len(judge.asked) == 2
+
+    def test_nothing_is_that_small(self, ctx: Context, checkpoint: Path) -> None:
+        with pytest.raises(PhituiError, match="no scheme is that small: the smallest here, IQ"):
+            best.start(ctx, request(checkpoint, max_size=10, measure=True))
+        assert not ctx.paths.jobs.exists()
+
+    def test_auto_among_others(self, ctx: Context, checkpoint: Path) -> None:
+        assert searched(ctx, request(checkpoint, max_kld=0.0, measure=True, among=("SAME", "Q40")))["scheme"] == "FULL"
 
     def test_other_questions_are_asked_anew(self, ctx: Context, checkpoint: Path, judge: Judge) -> None:
         full = make(ctx, checkpoint, "FULL")
