@@ -81,6 +81,7 @@ from phitui.hookspecs import hookimpl
 if TYPE_CHECKING:
     from phitui.config import configured_workers, modelfiles, plugin_folders
     from phitui.engine.complaints import NativeLog
+    from phitui.engine.libraries import library_folder, native_library
     from phitui.engine.llama_parameters import context_parameters, model_parameters
     from phitui.engine.template import render_chat
     from phitui.engine.workers import Worker, ask_workers
@@ -95,6 +96,8 @@ _LAZY = {
     "NativeLog": "phitui.engine.complaints",
     "context_parameters": "phitui.engine.llama_parameters",
     "model_parameters": "phitui.engine.llama_parameters",
+    "library_folder": "phitui.engine.libraries",
+    "native_library": "phitui.engine.libraries",
     "Header": "phitui.gguf.header",
     "encode_header": "phitui.gguf.header",
     "read_header": "phitui.gguf.header",
@@ -193,8 +196,10 @@ __all__ = [
     "encode_header",
     "format_named",
     "hookimpl",
+    "library_folder",
     "model_parameters",
     "modelfiles",
+    "native_library",
     "open_checkpoint",
     "option",
     "parse_size",

@@ -10,8 +10,9 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from phitui.api import native_library
 
 DEVICE_TYPES = ("cpu", "gpu", "igpu", "accel", "meta")
 """ggml_backend_dev_type in order."""
@@ -36,9 +37,8 @@ class NativeDevice:
 class Ggml:
     """The functions of ggml-base and ggml that the probe needs."""
 
-    def __init__(self, folder: Path) -> None:
-        base, ggml = _linked(folder, "ggml-base"), _linked(folder, "ggml")
-        self._folder = folder
+    def __init__(self) -> None:
+        base, ggml = (ctypes.CDLL(str(native_library(name))) for name in ("ggml-base", "ggml"))
         self.dev_count = _function(ggml, "ggml_backend_dev_count", _SIZE)
         self.dev_get = _function(ggml, "ggml_backend_dev_get", _POINTER, _SIZE)
         self.reg_by_name = _function(ggml, "ggml_backend_reg_by_name", _POINTER, ctypes.c_char_p)
@@ -99,17 +99,6 @@ def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> 
 
 def _text(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "replace")
-
-
-def _linked(folder: Path, name: str) -> ctypes.CDLL:
-    """The library as libllama links it: by its SONAME on Linux, where the wheel holds several copies."""
-    if sys.platform == "win32":
-        return ctypes.CDLL(str(folder / f"{name}.dll"))
-    if sys.platform == "darwin":
-        names = sorted(folder.glob(f"lib{name}.[0-9]*.dylib"), key=lambda path: len(path.name))
-        return ctypes.CDLL(str((names or [folder / f"lib{name}.dylib"])[0]))
-    names = sorted(folder.glob(f"lib{name}.so.[0-9]*"), key=lambda path: len(path.name))
-    return ctypes.CDLL(str((names or [folder / f"lib{name}.so"])[0]))
 
 
 LOG_DEBUG = 1

@@ -85,7 +85,7 @@ class Probe:
         from phitui_hardware.native import Ggml
 
         llama.llama_backend_init()
-        self._ggml = Ggml(library_folder(llama))
+        self._ggml = Ggml()
         for endpoint in self._rpc:
             if not self._ggml.add_worker(endpoint):
                 raise ProbeError(
@@ -107,12 +107,6 @@ class Probe:
             "rpc": bool(llama.llama_supports_rpc()),
             "devices": [asdict(device) for device in self._ggml.devices()],
         }
-
-
-def library_folder(llama: Any) -> Path:
-    """Where the libllama in use lies: LLAMA_CPP_LIB_PATH may have moved it."""
-    loaded = Path(str(getattr(getattr(llama, "_lib", None), "_name", "")))
-    return loaded.parent if loaded.is_file() else Path(llama.__file__).parent / "lib"
 
 
 def reach(endpoints: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from phitui.api import (
     ask_workers,
     context_parameters,
     model_parameters,
+    native_library,
 )
 
 _GPU_KINDS = (1, 2)  # ggml_backend_dev_type: GPU, IGPU
@@ -125,16 +126,7 @@ def has_gpu() -> bool:
 
 def ggml_libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """libggml and libggml-base under the names that libllama links: any other name would load a second registry."""
-    loaded = Path(str(getattr(lib._lib, "_name", "")))  # LLAMA_CPP_LIB_PATH may have moved it
-    folder = loaded.parent if loaded.is_file() else Path(lib.__file__).parent / "lib"
-
-    def one(stem: str) -> ctypes.CDLL:
-        for pattern in (f"{stem}.so.0", f"{stem}.0.dylib", f"{stem}.so", f"{stem}.dylib"):
-            if (folder / pattern).exists():
-                return ctypes.CDLL(str(folder / pattern))
-        raise Unavailable(f"{stem} is missing from llama-cpp-python", "install llama-cpp-python again")
-
-    return one("libggml"), one("libggml-base")
+    return ctypes.CDLL(str(native_library("ggml"))), ctypes.CDLL(str(native_library("ggml-base")))
 
 
 def default_threads() -> int:

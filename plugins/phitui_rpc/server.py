@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from phitui.api import Unavailable, native_library
 from phitui_rpc import library
 
 KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refused as error:
         _say({"event": "error", "message": error.args[0], "hint": error.args[1]})
         return 1
-    except OSError as error:
+    except (OSError, Unavailable) as error:
         _say({"event": "error", "message": f"ggml does not load: {error}", "hint": library.INSTALL})
         return 1
     hint = "is another program using it? give another one: --port 50053"
@@ -154,13 +155,12 @@ class Ggml:
     """The functions of ggml that a worker needs. Raises Refused without RPC, OSError where a library does not load."""
 
     def __init__(self) -> None:
-        where = library.folder()
-        if where is None or not library.has_rpc():
+        if not library.has_rpc():
             raise Refused("llama-cpp-python here was built without RPC", library.INSTALL)
         import llama_cpp  # noqa: F401  (it loads what its libraries need first, such as CUDA's that pip installed)
 
-        self._base = ctypes.CDLL(str(library.linked("ggml-base", where)))
-        self._ggml = ctypes.CDLL(str(library.linked("ggml", where)))
+        self._base = ctypes.CDLL(str(native_library("ggml-base")))
+        self._ggml = ctypes.CDLL(str(native_library("ggml")))
         for name, result in (
             ("ggml_backend_dev_name", ctypes.c_char_p),
             ("ggml_backend_dev_description", ctypes.c_char_p),
