@@ -194,6 +194,8 @@ def phitui_stream(count: int, rate: float) -> None:
                 yield TextChunk(piece)
             yield ChatStats("stop", 10, 10, count, 0.1, count / rate, 4096, count + 10)
 
+        def instruct(self, system: str) -> None: ...
+
         def close(self) -> None: ...
 
     class Bench(Door):

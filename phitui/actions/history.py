@@ -151,6 +151,14 @@ class Recorder:
             self._finish(asked, turn, said or complete, complete, asdict(stats) if stats else {})
             self._close()
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Keep other settings with the conversation."""
+        if dict(settings) != self._settings:
+            self._settings = dict(settings)
+            if self.chat:
+                self._safely(lambda chats: chats.configure(self.chat, self._settings))
+                self._close()
+
     def rewind(self, question: int) -> None:
         """Go on before the question of that number (from 0): what was said from there on stays as another branch."""
 

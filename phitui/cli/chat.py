@@ -15,30 +15,17 @@ import click
 from phitui.actions.chat import Chat, ChatRequest, as_document, open_chat
 from phitui.actions.context import Context
 from phitui.cli import flags, output
-from phitui.domain.chat import ChatStats, Sampling, TextChunk
+from phitui.domain.chat import ChatStats, Manner, Sampling, TextChunk
 from phitui.domain.load import LoadOptions
 from phitui.domain.text import visible
 from phitui.errors import Cancelled, EngineError, PhituiError, UsageError
-
-_DEFAULT = Sampling()
 
 
 def command(context: Context) -> click.Command:
     @click.command("chat")
     @click.argument("model")
     @click.option("-p", "--prompt", help="Ask this and print the answer; without it, lines are read from stdin.")
-    @click.option("--system", default="", help="System prompt.")
     @click.option("--threads", type=click.IntRange(min=1), help="Threads; all physical cores if not given.")
-    @click.option(
-        "--temp", default=_DEFAULT.temperature, type=click.FloatRange(min=0), help="0 takes the likeliest token."
-    )
-    @click.option("--top-p", default=_DEFAULT.top_p, type=click.FloatRange(0, 1))
-    @click.option("--top-k", default=_DEFAULT.top_k, type=click.IntRange(min=0))
-    @click.option("--min-p", default=_DEFAULT.min_p, type=click.FloatRange(0, 1))
-    @click.option("--repeat-penalty", default=_DEFAULT.repeat_penalty, type=click.FloatRange(min=0, min_open=True))
-    @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Makes an answer repeatable.")
-    @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
-    @click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable.")
     @click.option("--engine", help="Name of the engine; see phitui plugins.")
     @click.option("--force", is_flag=True, help="Load even what does not fit.")
     @output.json_flag
@@ -52,24 +39,15 @@ def command(context: Context) -> click.Command:
             else:
                 _one(session, prompt, as_json)
 
-    return flags.with_options(chat, [LoadOptions])
+    return flags.with_options(chat, [Manner, LoadOptions])
 
 
 def _request(model: str, options: dict[str, Any]) -> ChatRequest:
     return ChatRequest(
         model=model,
-        system=options["system"],
+        system=options["system"] or "",
         threads=options["threads"],
-        sampling=Sampling(
-            temperature=options["temp"],
-            top_p=options["top_p"],
-            top_k=options["top_k"],
-            min_p=options["min_p"],
-            repeat_penalty=options["repeat_penalty"],
-            seed=options["seed"],
-            max_tokens=options["max_tokens"],
-            stop=options["stop"],
-        ),
+        sampling=flags.built(Sampling, options),
         engine=options["engine"],
         force=options["force"],
         **vars(flags.built(LoadOptions, options)),

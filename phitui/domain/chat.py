@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from phitui.domain.load import LoadOptions
+from phitui.domain.options import option
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -24,14 +25,21 @@ class Message:
 class Sampling:
     """How the next token is picked. `seed` None draws one; `max_tokens` None runs until a stop or a full context."""
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    temperature: float = option(0.7, flag="--temp", minimum=0, help="0 takes the likeliest token.")
+    top_p: float = option(0.95, minimum=0, maximum=1, help="Of the likeliest tokens, those that make up this part.")
+    top_k: int = option(40, minimum=0, help="The likeliest tokens to choose from; 0 for all.")
+    min_p: float = option(0.05, minimum=0, maximum=1, help="Tokens at least this likely beside the likeliest.")
+    repeat_penalty: float = option(1.0, minimum=0.01, help="Above 1: less of what was said already.")
+    seed: int | None = option(None, minimum=0, maximum=2**32 - 1, help="Makes an answer repeatable.")
+    max_tokens: int | None = option(None, minimum=1, help="Longest answer.")
+    stop: tuple[str, ...] = option((), help="Text that ends an answer. Repeatable.")
+
+
+@dataclass(frozen=True)
+class Manner(Sampling):
+    """How a conversation is held: what the model is told first, and how its tokens are picked."""
+
+    system: str = option("", help="System prompt: what the model is told before everything else.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message as Posted
 
 from phitui.crash import unexpected
-from phitui.domain.chat import ChatStats, TextChunk
+from phitui.domain import options
+from phitui.domain.chat import ChatStats, Manner, TextChunk
 from phitui.errors import Cancelled, PhituiError
 from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
 from phitui.tui.text import harmless
@@ -44,6 +45,8 @@ class Conversation:
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._without: tuple[str, ...] = ()
+        self.manner: dict[str, Any] = {}
+        """System prompt and sampling as plain values of Manner, from the next question on."""
         self.turn = 0
         self.busy = False
 
@@ -102,11 +105,12 @@ class Conversation:
 
     def reset(self) -> None:
         """Begin another conversation; the model stays loaded, and what was said stays saved."""
-        self.resume("", [])
+        self.resume("", [], self.manner)
 
-    def resume(self, saved: str, messages: Sequence[Message]) -> None:
-        """Go on with a saved conversation, with whatever model is in hand."""
+    def resume(self, saved: str, messages: Sequence[Message], manner: Mapping[str, Any]) -> None:
+        """Go on with a saved conversation in its manner, with whatever model is in hand."""
         self._saved, self._recorder, self._before = saved, None, list(messages)
+        self.manner = dict(manner)
         if self._chat is not None:
             self._chat.reset()
             self._chat.messages += messages
@@ -128,6 +132,7 @@ class Conversation:
                 if instead is not None:
                     self._rewind(instead)
                 chat = self._ready(turn, model, settings, restart)
+                self._instruct(chat)
                 self._post(Loading(turn, None))
                 stats = self._stream(turn, self._recording(model).record(text, chat.ask(text)))
                 last: Posted = AnswerDone(turn, stats)
@@ -171,10 +176,17 @@ class Conversation:
             self._chat.messages[:] = self._before
         return self._chat
 
+    def _instruct(self, chat: Chat) -> None:
+        """Let the engine know the manner of this conversation."""
+        manner = options.build(Manner, self.manner)
+        chat.sampling = manner
+        chat.instruct(manner.system)
+
     def _recording(self, model: str) -> Recorder:
         """The recorder of this conversation; a new one where another model goes on with it."""
         if self._recorder is None or self._recorder.model != model:
-            self._recorder = self._door.recorder(model, {}, self.saved)
+            self._recorder = self._door.recorder(model, self.manner, self.saved)
+        self._recorder.configure(self.manner)
         return self._recorder
 
     def _stream(self, turn: int, answer: Iterator[Chunk]) -> ChatStats | None:

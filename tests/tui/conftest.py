@@ -163,6 +163,9 @@ class StubChat:
     def stop(self) -> None:
         self.stopped = True
 
+    def instruct(self, system: str) -> None:
+        self.system = system
+
     def rewind(self, question: int) -> None:
         del self.messages[2 * question :]
 
@@ -187,7 +190,8 @@ FINDINGS = [
         "level": "problem",
         "what": "NVIDIA GeForce RTX 4070, 12.0 GiB, driver 560.35 · llama-cpp-python has no CUDA: a GPU is here, but "
         "the engine runs on the CPU",
-        "why": "every layer runs on the CPU; ready-made: seconds instead of minutes",
+        "why": "every layer runs on the CPU",
+        "note": "ready-made: seconds instead of minutes",
         "do": "pip install llama-cpp-python --extra-index-url https://here/cu124",
         "needs": ["CUDA 12's libraries"],
         "backend": "cuda",

@@ -129,6 +129,39 @@ async def test_a_model_that_does_not_fit_is_said_with_the_way_out(held: Any, doo
         await data.wait(pilot, lambda: "Paris" in data.shown(held))
 
 
+async def test_a_model_that_does_not_fit_can_be_loaded_all_the_same(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        door.refuse = DoesNotFit("it needs 9 GiB of 4 GiB", "take fewer layers under 3 Plan")
+        await ask(pilot, "hello")
+        await data.wait(pilot, lambda: "L loads it all the same" in data.shown(held))
+        await pilot.press("L")
+        await data.wait(pilot, lambda: "Paris" in data.shown(held))
+        assert ("open_chat", str(data.gguf.path), {"force": True}) in door.calls
+
+
+async def test_system_prompt_and_sampling_are_set_kept_and_restored(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["x"])
+    async with held.run_test(size=(100, 40)) as pilot:
+        await chatting(pilot, data)
+        await pilot.press("ctrl+s")
+        await data.wait(pilot, lambda: "from the next question on" in data.shown(held))
+        await pilot.press(*"brief", "down", "2", ".", "x", "enter")
+        await data.wait(pilot, lambda: "--temp is a float, not" in data.shown(held))
+        await pilot.press("backspace", "5", "enter")
+        await data.wait(pilot, lambda: "--temp 2.5 --system brief" in data.shown(held))
+        await said(pilot, door, data, "one")
+        assert (door.chat.sampling.temperature, door.chat.system) == (2.5, "brief")
+        assert door.saved_chats("")[0].settings == {"temperature": 2.5, "system": "brief"}
+        await pilot.press("escape", "y")
+        await data.wait(pilot, lambda: "--temp 2.5 --system brief -p one" in held.clipboard)
+        held.screen.talk.manner = {}
+        await pilot.press("ctrl+o")
+        await data.wait(pilot, lambda: "last used" in data.shown(held))
+        await pilot.press("enter")
+        await data.wait(pilot, lambda: held.screen.talk.manner == {"temperature": 2.5, "system": "brief"})
+
+
 async def test_whatever_an_engine_raises_leaves_the_app_running(held: Any, door: Any, data: Any) -> None:
     door.chat = data.chat([ValueError("surprise")])
     async with held.run_test(size=(120, 30)) as pilot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.binding import Binding
@@ -12,9 +12,11 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from phitui.domain.chat import ChatStats, Message
-from phitui.errors import EngineError, PhituiError
-from phitui.tui import format as show
+from phitui.domain import options
+from phitui.domain.chat import ChatStats, Manner, Message
+from phitui.domain.load import LoadOptions
+from phitui.errors import DoesNotFit, PhituiError
+from phitui.tui.chattext import explained, figures
 from phitui.tui.conversation import Conversation
 from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
 from phitui.tui.place import Place
@@ -26,9 +28,6 @@ from phitui.tui.widgets.transcript import Note, Thought, Transcript
 if TYPE_CHECKING:
     from phitui.store.chats import SavedChat, Turn
 
-LOG_LINES = 6
-"""Lines of the engine's log that are shown when it died."""
-
 
 class Chat(Place):
     NAME = "chat"
@@ -39,7 +38,8 @@ class Chat(Place):
         "Enter sends, ctrl+j starts a new line, Escape stops the answer; a second Escape leaves the message line, and "
         "the keys 1-7 work again.\n"
         "Every conversation is saved while it streams: ctrl+o finds it again. ctrl+e takes the last question back into "
-        "the line (again: the one before), ctrl+r asks it once more; what was said stays as another branch."
+        "the line (again: the one before), ctrl+r asks it once more; what was said stays as another branch. ctrl+s "
+        "sets the system prompt and the sampling."
     )
     AUTO_FOCUS = "Composer"
     BINDINGS: ClassVar = [
@@ -48,8 +48,10 @@ class Chat(Place):
         Binding("i,enter", "write", "write", key_display="enter"),
         Binding("r", "restart", "restart engine"),
         Binding("w", "without", "without the worker"),
+        Binding("L", "force", "load anyway"),
         Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
         Binding("ctrl+o", "history", "history", key_display="^o", priority=True),
+        Binding("ctrl+s", "manner", "settings", key_display="^s", priority=True),
         Binding("ctrl+r", "again", "another answer", key_display="^r", priority=True, show=False),
         Binding("ctrl+e", "edit", "edit a question", key_display="^e", priority=True, show=False),
         Binding("Y", "copy_answer", "copy answer"),
@@ -174,7 +176,7 @@ class Chat(Place):
         self._failed, self._loading = message.error, None
         if self._exchange is not None:
             await self._exchange.end(complete=False)
-        await self._note(_explained(message.error, self.talk.lost), error=True)
+        await self._note(explained(message.error, self.talk.lost), error=True)
         self.query_one(Transcript).focus()
         self._show_state()
         self.refresh_bindings()
@@ -210,8 +212,9 @@ class Chat(Place):
                 return styled("reading …", "$accent")
             return styled("answering …", "$accent") + styled(" esc stops", "$muted")
         if self._stats is None:
-            return styled("ready" if self.app.hand is not None else "no model in hand", "$muted")
-        return _figures(self._stats, self.size.width)
+            manner = " ".join(options.as_flags(options.build(Manner, self.talk.manner)))
+            return styled(f"ready  {manner}" if self.app.hand is not None else "no model in hand", "$muted")
+        return figures(self._stats, self.size.width)
 
     # keys ------------------------------------------------------------------------------------------------------------
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -220,6 +223,8 @@ class Chat(Place):
             return self._failed is not None
         if action == "without":
             return self._failed is not None and bool(self.talk.lost)
+        if action == "force":
+            return isinstance(self._failed, DoesNotFit)
         if action == "stop":
             return busy
         if action == "thoughts":
@@ -307,12 +312,30 @@ class Chat(Place):
 
     async def _resume(self, chat: SavedChat, turns: Sequence[Turn]) -> None:
         """Show a saved conversation; the next question goes on with it."""
-        self.talk.resume(chat.id, [Message(turn.role, turn.content) for turn in turns])
+        self.talk.resume(chat.id, [Message(turn.role, turn.content) for turn in turns], chat.settings)
         await self._clear()
         await self.query_one(Transcript).show_saved(turns)
         self.query_one("#intro").display = not turns
         self._show_state()
         self.refresh_bindings()
+
+    def action_manner(self) -> None:
+        """System prompt and sampling, from the next question on."""
+        from phitui.tui.widgets.dialogs import FormWindow
+
+        def answer(values: dict[str, Any] | None) -> None:
+            if values is not None:
+                self.talk.manner = values
+                self._show_state()
+
+        specs = sorted(options.specs(Manner), key=lambda spec: spec.name != "system")
+        self.app.push_screen(FormWindow("from the next question on", specs, self.talk.manner, Manner), answer)
+
+    async def action_force(self) -> None:
+        """Load the model although the plan says that it does not fit."""
+        if isinstance(self._failed, DoesNotFit) and self._exchange is not None:
+            self.app.settings = {**self.app.settings, "force": True}
+            await self._ask(self._exchange.question, restart=True)
 
     def action_thoughts(self) -> None:
         """Unfold or fold the newest thought."""
@@ -330,39 +353,9 @@ class Chat(Place):
         hand = self.app.hand
         if hand is None:
             return ""
-        parts = ["phitui", "chat", hand.path]
-        flags = {"context": "--ctx", "layers": "--layers", "kv_type": "--kv-type"}
-        for name, flag in flags.items():
-            if self.app.settings.get(name) is not None:
-                parts += [flag, str(self.app.settings[name])]
+        load = {name: value for name, value in self.app.settings.items() if name != "force"}
+        parts = ["phitui", "chat", hand.path, *options.as_flags(options.build(LoadOptions, load))]
+        parts += options.as_flags(options.build(Manner, self.talk.manner))
+        parts += ["--force"] if self.app.settings.get("force") else []
         question = self._exchange.question if self._exchange is not None else ""
         return shlex.join(parts + (["-p", question] if question else []))
-
-
-def _explained(error: PhituiError, lost: Sequence[str] = ()) -> Content:
-    """What happened, what to do, and the end of the engine's log."""
-    parts: list[Content | str] = [styled(error.message, "$error bold")]
-    parts += [styled(error.hint)] if error.hint else []
-    parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
-    if lost:
-        parts.append(styled(f"w does so without {' and '.join(lost)}", "$accent"))
-    if isinstance(error, EngineError) and error.log_tail:
-        tail = error.log_tail.splitlines()[-LOG_LINES:]
-        parts += ["", lines(tail).stylize("$muted")]
-    return lines(parts)
-
-
-def _figures(stats: ChatStats, width: int) -> Content:
-    """The last answer in numbers."""
-    used = stats.context_used / stats.context if stats.context else 0.0
-    reasons = {"length": "cut at the limit", "cancelled": "stopped"}
-    parts = [
-        f"{stats.decode_tokens_per_s:.1f} tokens/s",
-        f"{stats.completion_tokens} tokens",
-        f"prompt {stats.prompt_tokens} ({stats.evaluated_tokens} new)" if width >= 100 else "",
-        reasons.get(stats.finish_reason, ""),
-    ]
-    meter = f"context {stats.context_used}/{stats.context} {show.bar(used, 10)}"
-    left = styled(" · ".join(part for part in parts if part), "$muted")
-    right = styled(meter, "$warning" if used > 0.85 else "$muted")
-    return left + " " * max(2, width - 2 - left.cell_length - right.cell_length) + right

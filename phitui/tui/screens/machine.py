@@ -131,6 +131,8 @@ def _findings(report: Mapping[str, Any]) -> Parts:
         parts += [Hang(styled("  needs first: ", "$warning"), styled(need)) for need in finding.get("needs", ())]
         if finding.get("do"):
             parts.append(Hang(styled("  "), styled(finding["do"], "$accent")))
+        if finding.get("note"):
+            parts.append(Hang(styled("  "), styled(f"({finding['note']})", "$muted")))
     return parts
 
 
