@@ -9,8 +9,10 @@ import hashlib
 import inspect
 import json
 import os
+import random
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from typing import Any
 
 from phitui.domain.text import visible
 from phitui.errors import InvalidFile, PhituiError, Unavailable, UsageError
+from phitui.gguf.remote import BUSY, endpoint, retry_after
 
 _ID = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]+))?")
 _NETWORK = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 _CHUNK = 4 << 20
+_PATIENCE = 30.0
 CONFIG = "config.json"
 CONFIG_LIMIT = 8 << 20
 
@@ -63,7 +67,7 @@ def repository(text: str) -> Repository:
     from huggingface_hub import HfApi
 
     with _errors(name, revision):
-        found = HfApi().model_info(name, revision=revision, files_metadata=True)
+        found = _patiently(lambda: HfApi(endpoint=endpoint()).model_info(name, revision=revision, files_metadata=True))
     files = []
     for item in found.siblings or []:
         if _safe(item.rfilename):
@@ -71,6 +75,25 @@ def repository(text: str) -> Repository:
             sha256 = str(lfs.get("sha256", "") if isinstance(lfs, dict) else lfs.sha256) if lfs else ""
             files.append(RemoteFile(item.rfilename, int(item.size or 0), sha256.lower(), item.blob_id or ""))
     return Repository(name, found.sha or revision or "main", tuple(files))
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """The answer, asked for again while the Hub is too busy to give one: half a minute at most."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    began, delay = time.monotonic(), 0.5
+    while True:
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            response: Any = getattr(error, "response", None)
+            if response is None or response.status_code not in BUSY:
+                raise
+            wait = retry_after(response.headers.get("retry-after", "")) or delay * random.uniform(0.7, 1.3)  # noqa: S311
+            if time.monotonic() + wait - began > _PATIENCE:
+                raise
+            time.sleep(wait)
+            delay *= 2
 
 
 def fetch_config(text: str) -> dict[str, Any]:

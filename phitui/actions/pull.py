@@ -36,6 +36,9 @@ CHECKPOINT = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "README.md",
     "LICENSE*",
 )

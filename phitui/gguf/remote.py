@@ -35,7 +35,8 @@ LONGEST_WAIT = 900.0
 CONNECT_SECONDS, READ_SECONDS = 10.0, 20.0
 _SLOWEST_TRY = 20.0
 _HOPS = 5
-_BUSY = (408, 425, 429, 500, 502, 503, 504, 520, 522, 524)
+BUSY = (408, 425, 429, 500, 502, 503, 504, 520, 522, 524)
+"""Answers that may be other ones soon."""
 _REFUSED = (400, 401, 403, 404, 410)
 """How stores of files answer to a signed address that has expired."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -57,7 +58,8 @@ def endpoint() -> str:
 
 def is_offline() -> bool:
     """Whether the environment forbids to ask the Hub."""
-    return any(os.environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in _YES
 
 
 class HubReader:
@@ -218,8 +220,8 @@ class HubReader:
         if status in (200, 206):
             return
         host = response.url.host
-        if status in _BUSY:
-            raise _Again(f"{host} answers {status}", _retry_after(response))
+        if status in BUSY:
+            raise _Again(f"{host} answers {status}", retry_after(response.headers.get("retry-after", "")))
         if status == 416:
             raise _changed(file, "it is shorter now")
         if not own and status in _REFUSED:
@@ -326,9 +328,9 @@ def _refusal(response: httpx.Response, file: HubFile) -> PhituiError:
     return PhituiError(f"{file}: {response.url.host} refuses ({status} {visible(code)})".replace(" )", ")"), _NETWORK)
 
 
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds the server asks to wait; 0 if it does not say."""
-    said = response.headers.get("retry-after", "").strip()
+def retry_after(said: str) -> float:
+    """Seconds that a Retry-After header asks to wait, a number or a date; 0 if it does not say."""
+    said = said.strip()
     try:
         return max(0.0, float(said)) if said else 0.0
     except ValueError:
