@@ -200,9 +200,13 @@ def _whole(path: Path, record: _Record) -> bool:
 
 def _between(current: bytes, record: _Record) -> bool:
     """Whether bytes are a mixture of old and new ones: else the file was replaced by another since."""
-    return len(current) == len(record.old) and all(
-        byte in pair for byte, *pair in zip(current, record.old, record.new, strict=True)
-    )
+    if len(current) != len(record.old):
+        return False
+    for start in range(0, len(current), _BLOCK):
+        now, old, new = (raw[start : start + _BLOCK] for raw in (current, record.old, record.new))
+        if now not in (old, new) and any(a not in (b, c) for a, b, c in zip(now, old, new, strict=True)):
+            return False
+    return True
 
 
 def _difference(old: bytes, new: bytes) -> tuple[int, int]:

@@ -231,14 +231,14 @@ while True:
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:
-    """kill -9 of a process that does nothing but change a header of 4 MiB to and fro."""
+    """kill -9 of a process that does nothing but change a header of 2 MB to and fro."""
     path = tmp_path / "m.gguf"
-    heads = [header(letter * 2_000_000) for letter in "ab"]
+    heads = [header(letter * 1_000_000) for letter in "ab"]
     path.write_bytes(heads[0] + DATA)
     for number, raw in enumerate(heads):
         (tmp_path / str(number)).write_bytes(raw)
     seen, pending = set(), 0
-    for attempt in range(12):
+    for attempt in range(8):
         child = subprocess.Popen(
             [sys.executable, "-c", EDITOR, str(path), str(tmp_path / "0"), str(tmp_path / "1")], stdout=subprocess.PIPE
         )
