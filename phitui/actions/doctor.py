@@ -15,8 +15,9 @@ from phitui.plugins import availability
 from phitui.store.bandwidth import bandwidth_of, keep_bandwidth
 
 Finding = dict[str, Any]
-"""level ("problem", or "hint" for what may be left as it is), what, why, do (a command), needs (what must be there
-first), backend (what `phitui doctor --fix` would install for; "" where a person has to act)."""
+"""level ("problem", or "hint" for what may be left as it is), what, why, do (a command), note (what one should know of
+that command), needs (what must be there first), backend (what `phitui doctor --fix` would install for; "" where a
+person has to act)."""
 
 
 def doctor(ctx: Context) -> dict[str, Any]:
@@ -129,8 +130,9 @@ def _finding(what: str, why: str, fixed_by: Sequence[BackendReport], level: str 
     return {
         "level": level,
         "what": what,
-        "why": "; ".join(filter(None, (why, best.note if best else ""))),
+        "why": why,
         "do": report.install if report else do,
+        "note": best.note if best else "",
         "needs": list(best.needs) if best else [],
         "backend": report.backend if report else "",
     }

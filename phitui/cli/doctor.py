@@ -94,18 +94,19 @@ def _findings(findings: list[dict[str, Any]]) -> list[str]:
     lines = ["Findings"]
     for finding in findings:
         mark = "!" if finding["level"] == "problem" else "-"
-        lines += textwrap.wrap(visible(finding["what"]), WIDTH, initial_indent=f"  {mark} ", subsequent_indent="    ")
+        lines += _indented(visible(finding["what"]), f"  {mark} ")
         lines += _indented(visible(finding["why"]))
         lines += [line for need in finding["needs"] for line in _indented(f"needs first: {need}")]
         if finding["do"]:
             lines.append(f"      {finding['do']}")
+            lines += _indented(f"({finding['note']})") if finding["note"] else []
     if any(finding["backend"] and not finding["needs"] for finding in findings):
         lines += ["", "  phitui doctor --fix shows what it would run, asks, runs it and checks."]
     return lines
 
 
-def _indented(words: str) -> list[str]:
-    return textwrap.wrap(words, WIDTH, initial_indent="    ", subsequent_indent="    ")
+def _indented(words: str, first: str = "    ") -> list[str]:
+    return textwrap.wrap(words, WIDTH, initial_indent=first, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _engine(engine: dict[str, Any] | None) -> list[str]:
@@ -127,7 +128,8 @@ def _machine(report: dict[str, Any]) -> list[str]:
             lines += _wrapped(visible(fact["what"]), visible(fact["value"]))
     for speed in report["bandwidth"]:
         day = time.strftime("%Y-%m-%d", time.localtime(speed["measured"]))
-        value = f"{speed['bytes_per_second'] / 1e9:.1f} GB/s read by {speed['threads']} threads (measured {day})"
+        busy = ", the machine was busy" if "busy" in speed["how"] else ""
+        value = f"{speed['bytes_per_second'] / 1e9:.1f} GB/s read by {speed['threads']} threads (measured {day}{busy})"
         lines += _wrapped(f"memory of {speed['device']}", value)
     lines += ["", "Devices the engine can use"]
     if not report["devices"]:

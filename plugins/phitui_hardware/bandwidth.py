@@ -31,6 +31,7 @@ def measure(device: Device) -> Bandwidth:
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):  # not on macOS
         cores = min(cores, len(process.cpu_affinity()))
+    busy = psutil.getloadavg()[0] > 0.7 * cores  # before this adds to it
     part = min(PART, psutil.virtual_memory().available // 2 // cores)
     if part < LEAST:
         raise PhituiError("too little free memory to measure its speed", "close other programs, then try again")
@@ -40,6 +41,7 @@ def measure(device: Device) -> Bandwidth:
     except (ValueError, KeyError, TypeError):
         raise PhituiError(f"the speed of the memory could not be measured: {said.problem or said.output}") from None
     how = f"{cores} threads reading {part >> 20} MiB each, best of several rounds in {SECONDS:g} s"
+    how += "; the machine was busy, so the figure is too low" if busy else ""
     return Bandwidth(device.name, device.description, speed, cores, round(time.time(), 3), how)
 
 

@@ -15,7 +15,7 @@ PACKAGE = "llama-cpp-python"
 REQUIREMENT = "llama-cpp-python>=0.3.36"
 """The same as in phitui's extra `llama`: what phitui's own native calls were written for."""
 
-WHEEL_NOTE = "ready-made: seconds instead of minutes; made for any CPU of its kind and without RPC"
+WHEEL_NOTE = "ready-made: seconds, not minutes; for any CPU of its kind, without RPC"
 BUILD_NOTE = "compiles llama.cpp for this machine, with RPC: minutes"
 
 OLD_FLAGS = {
@@ -169,9 +169,9 @@ def _cuda_needs(place: Surroundings, targets: Sequence[str], driver: str) -> lis
     if not place.nvcc:
         return ["the CUDA toolkit with nvcc (NVIDIA's cuda-toolkit package)"]
     major, minor = place.nvcc_version
+    needs = [] if place.cublas else ["cuBLAS with its headers (NVIDIA's libcublas-dev package)"]
     if not major:
-        return []
-    needs = []
+        return needs
     for target in sorted(set(targets)):
         least = LEAST_NVCC.get(target, (0, 0))
         if place.nvcc_version < least:

@@ -50,6 +50,7 @@ class Surroundings:
     nvcc: str = ""
     nvcc_on_path: bool = False
     nvcc_version: Version = (0, 0)
+    cublas: bool = True
     cuda_runtime: Version = (0, 0)
     rocm: str = ""
     rocm_runtime: int = 0
@@ -75,6 +76,7 @@ def here() -> Surroundings:
         nvcc,
         shutil.which("nvcc") is not None,
         (0, 0),
+        has_cublas(nvcc),
         cuda_runtime(libraries),
         find_rocm(),
         newest(libraries, "libamdhip64"),
@@ -127,6 +129,14 @@ def find_nvcc() -> str:
         return found
     roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda"]
     return _first(Path(root) / "bin" / "nvcc" for root in roots if root)
+
+
+def has_cublas(nvcc: str) -> bool:
+    """Whether cuBLAS's headers are there, which come in a package of their own; Debian has them in /usr/include."""
+    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda", "/usr"]
+    roots += [str(Path(nvcc).resolve().parent.parent)] if nvcc else []
+    folders = ("include", f"targets/{platform.machine()}-linux/include")
+    return any((Path(root) / folder / "cublas_v2.h").exists() for root in roots if root for folder in folders)
 
 
 def find_rocm() -> str:

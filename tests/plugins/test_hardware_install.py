@@ -113,6 +113,7 @@ def test_a_compiler_off_path_is_named() -> None:
         ("cuda", {}, ("12.0",), "580", "CUDA 12.8 or newer for compute capability 12.0: nvcc here is 12.4"),
         ("cuda", {"nvcc_version": (13, 0)}, ("6.1",), "580", "CUDA 12: version 13 no longer compiles"),
         ("cuda", {"nvcc_version": (13, 0)}, ("8.9",), "560", "driver from 580 on for CUDA 13.0: driver here is 560"),
+        ("cuda", {"cublas": False}, ("8.9",), "560", "cuBLAS with its headers"),
         ("cuda", {"compiler": False}, ("8.9",), "560", "build-essential"),
         ("rocm", {}, ("gfx1100",), "", "ROCm with hipcc"),
         ("vulkan", {"glslc": False, "vulkan_headers": False}, (), "", "glslc"),
