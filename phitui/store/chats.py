@@ -7,18 +7,16 @@ that is shown. One SQLite file in WAL mode, readable by its owner only, safe wit
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phitui.domain.chat import Role
-from phitui.errors import PhituiError, UsageError
-from phitui.store.database import open_database
+from phitui.errors import UsageError
+from phitui.store.database import Store
 
 UPGRADES: tuple[tuple[str, ...], ...] = (
     (
@@ -68,28 +66,17 @@ class SavedChat:
     found: str = ""
 
 
-class ChatStore:
+class ChatStore(Store):
     """The chats in the file `path`. One instance is for one thread."""
 
+    UPGRADES = UPGRADES
+    TABLE = "chats"
+    KEEPS = "the conversations"
+    PRIVATE = True
+
     def __init__(self, path: Path) -> None:
-        """Open or make the file; a damaged one is moved aside. Raises PhituiError if that cannot be."""
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600, exist_ok=True)
-            self._database = open_database(path, UPGRADES, "chats")
-        except (OSError, sqlite3.Error) as error:
-            raise self._refused(error) from None
+        super().__init__(path)
         self._database.create_function("folded", 1, lambda text: str(text).casefold(), deterministic=True)
-
-    def __enter__(self) -> ChatStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._database.close()
 
     # writing
 
@@ -232,30 +219,6 @@ class ChatStore:
             ).rowcount
         if not changed:
             raise _unknown(chat)
-
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        """All or nothing."""
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: Exception) -> PhituiError:
-        return PhituiError(
-            f"the conversations in {self._path} cannot be used: {error}",
-            "is the disk full or read-only, or did a later phitui write them?",
-        )
 
 
 def siblings(turns: Sequence[Turn], turn: Turn) -> list[Turn]:

@@ -6,9 +6,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import ClassVar, Self
+
+from phitui.errors import PhituiError
 
 Upgrades = Sequence[Sequence[str]]
 """SQL statements; number N brings a file from version N to N + 1. Never change one that was released, append."""
@@ -33,6 +36,64 @@ def open_database(path: Path, upgrades: Upgrades, table: str) -> sqlite3.Connect
         raise
     except sqlite3.DatabaseError:
         return _repaired(path, upgrades, table)
+
+
+class Store:
+    """Records that are no cache: what goes wrong with their file is said and not done without. For one thread.
+
+    A subclass names its upgrades, a table to read first, and in `KEEPS` what it keeps, for messages.
+    """
+
+    UPGRADES: ClassVar[Upgrades]
+    TABLE: ClassVar[str]
+    KEEPS: ClassVar[str]
+    PRIVATE: ClassVar[bool] = False
+    """Whether the file can be read by its owner only."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file; one that is damaged is moved aside. Raises PhituiError if that cannot be."""
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self.PRIVATE:
+                path.touch(mode=0o600, exist_ok=True)
+            self._database = open_database(path, self.UPGRADES, self.TABLE)
+        except (OSError, sqlite3.Error) as error:
+            raise self._refused(error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Errors of SQLite as errors for people."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """All statements within, or none of them."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def _refused(self, error: Exception) -> PhituiError:
+        return PhituiError(
+            f"{self.KEEPS} in {self._path} cannot be used: {error}",
+            "is the disk full or read-only, or did a later phitui write them?",
+        )
 
 
 def connect(path: Path, upgrades: Upgrades, table: str) -> sqlite3.Connection:

@@ -5,16 +5,12 @@ One SQLite file in WAL mode, safe with several processes.
 
 from __future__ import annotations
 
-import sqlite3
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from phitui.domain.memory import Learned
-from phitui.errors import PhituiError
-from phitui.store.database import open_database
+from phitui.store.database import Store
 
 UPGRADES: tuple[tuple[str, ...], ...] = (
     (
@@ -80,53 +76,27 @@ class Answered:
         return self.tokens / self.seconds
 
 
-class LoadStore:
+class LoadStore(Store):
     """The loads in the file `path`. One instance is for one thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file; one that is damaged is moved aside. Raises PhituiError if that cannot be."""
-        self._path = path
-        try:
-            self._database = open_database(path, UPGRADES, "loads")
-        except (OSError, sqlite3.Error) as error:
-            raise self._refused(error) from None
-
-    def __enter__(self) -> LoadStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._database.close()
+    UPGRADES = UPGRADES
+    TABLE = "loads"
+    KEEPS = "the records of loads"
 
     def add(self, load: Load) -> int:
         """Remember a load; its number."""
-        with self._refusing():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                cursor = self._database.execute(
-                    "INSERT INTO loads (created, machine, library, model, fingerprint, settings, context)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        load.created,
-                        load.machine,
-                        load.library,
-                        load.model,
-                        load.fingerprint,
-                        load.settings,
-                        load.context,
-                    ),
-                )
-                number = int(cursor.lastrowid or 0)
-                self._database.executemany(
-                    "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?)",
-                    [(number, d.device, d.backend, d.predicted, d.buffers, d.actual) for d in load.devices],
-                )
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
+        row = (load.created, load.machine, load.library, load.model, load.fingerprint, load.settings, load.context)
+        with self._refusing(), self._together():
+            cursor = self._database.execute(
+                "INSERT INTO loads (created, machine, library, model, fingerprint, settings, context)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            number = int(cursor.lastrowid or 0)
+            self._database.executemany(
+                "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?)",
+                [(number, d.device, d.backend, d.predicted, d.buffers, d.actual) for d in load.devices],
+            )
         return number
 
     def add_answer(self, number: int, tokens: int, seconds: float) -> None:
@@ -182,16 +152,3 @@ class LoadStore:
     def _devices(self, number: int) -> tuple[DeviceLoad, ...]:
         query = "SELECT device, backend, predicted, buffers, actual FROM devices WHERE load = ?"
         return tuple(DeviceLoad(*row) for row in self._database.execute(query, (number,)))
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: Exception) -> PhituiError:
-        return PhituiError(
-            f"the record of loads in {self._path} cannot be used: {error}",
-            "is the disk full or read-only, or did a later phitui write it?",
-        )

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phitui.errors import InvalidFile, PhituiError
-from phitui.store.database import open_database
+from phitui.store.database import Store
 
 UPGRADES: tuple[tuple[str, ...], ...] = (
     (
@@ -116,25 +115,12 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-class MeasureStore:
+class MeasureStore(Store):
     """The figures in the file `path`. One instance is for one thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the file; one that is damaged is moved aside. Raises PhituiError if that cannot be."""
-        self._path = path
-        try:
-            self._database = open_database(path, UPGRADES, "measures")
-        except (OSError, sqlite3.Error) as error:
-            raise self._refused(error) from None
-
-    def __enter__(self) -> MeasureStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._database.close()
+    UPGRADES = UPGRADES
+    TABLE = "measures"
+    KEEPS = "the measurements"
 
     def add(self, path: Path, measured: Measured) -> None:
         """Remember figures of that file."""
@@ -257,19 +243,6 @@ class MeasureStore:
         except OSError as error:
             raise InvalidFile(f"cannot read {path}: {error.strerror}") from None
         return stat.st_size, stat.st_mtime_ns
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: Exception) -> PhituiError:
-        return PhituiError(
-            f"the measurements in {self._path} cannot be used: {error}",
-            "is the disk full or read-only, or did a later phitui write them?",
-        )
 
 
 def _measured(row: Sequence[Any]) -> Measured:

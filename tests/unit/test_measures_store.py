@@ -143,7 +143,7 @@ def test_an_upgrade_keeps_what_is_there(file: Path, model: Path, monkeypatch: py
     with MeasureStore(file) as store:
         store.add(model, FIGURES)
     more = (*measures.UPGRADES, ("ALTER TABLE measures ADD COLUMN remark TEXT NOT NULL DEFAULT ''",))
-    monkeypatch.setattr(measures, "UPGRADES", more)
+    monkeypatch.setattr(MeasureStore, "UPGRADES", more)
     with MeasureStore(file) as store:
         assert store.of(model) == [FIGURES]
     with sqlite3.connect(file) as database:
