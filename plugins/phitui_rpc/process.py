@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shutil
@@ -62,7 +63,8 @@ def command(offer: Offer) -> list[str]:
         raise UsageError(f"{found} knows no --mem", f"leave it away, or install what does: {INSTALL}")
     flags = ["--device", ",".join(offer.devices)] if offer.devices else []
     flags += ["--cache"] if offer.cache else []
-    return [found, "--host", offer.host, "--port", str(offer.port), *threads, *flags]
+    shim = [sys.executable, "-P", "-m", "phitui_rpc.shim"]
+    return [*shim, found, "--host", offer.host, "--port", str(offer.port), *threads, *flags]
 
 
 class Server:
@@ -138,10 +140,12 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
+        assert process.stdin is not None
+        process.stdin.close()  # is enough for each of them; the rest is for one that is stuck
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2)
         process.kill()
         process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
 
     def _death(self) -> EngineError:
         assert self._process is not None

@@ -235,10 +235,22 @@ def test_without_rpc_in_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     own.chmod(0o755)
     assert command.WorkerCommand().available().ok
     line = process.command(offer)
-    assert line[0] == str(own)
+    assert line[line.index(str(own)) - 1] == "phitui_rpc.shim"
     assert line[-2:] == ["--device", "CPU,CUDA0"]
     with pytest.raises(UsageError, match="--mem"):
         process.command(process.Offer("127.0.0.1", 50052, (), (1,), 3, None))
+
+
+def test_a_program_of_another_hand_ends_with_its_parent(wait_until: Callable[..., None], tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    line = [sys.executable, "-P", "-m", "phitui_rpc.shim", sys.executable, "-c", script]
+    shim = subprocess.Popen(line, stdin=subprocess.PIPE)
+    wait_until(lambda: note.exists() and note.read_text() != "", 20)
+    assert shim.stdin is not None
+    shim.stdin.close()
+    assert shim.wait(10) == 128 + signal.SIGKILL
+    assert not psutil.pid_exists(int(note.read_text()))
 
 
 def test_nothing_native_is_loaded_to_offer_it() -> None:
