@@ -6,6 +6,7 @@ protocols; this module knows no plugin. Without an engine the machine's RAM is t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -114,7 +115,24 @@ def machine_of(ctx: Context, rpc: Sequence[str]) -> list[Device]:
 
 
 def devices(ctx: Context) -> list[Device]:
-    """The devices of this machine as the engine lists them; without an engine, its RAM. Asked once per process."""
+    """The devices of this machine as the engine lists them; without an engine, its RAM.
+
+    Their free memory is as of a few seconds ago at most. Cheap enough to be asked with every step of a slider.
+    """
+    known = _seen.get(id(ctx.registry))
+    if known is None or known[0] is not ctx.registry or time.monotonic() - known[1] > FRESH_SECONDS:
+        known = (ctx.registry, time.monotonic(), _look(ctx))
+        _seen.clear()
+        _seen[id(ctx.registry)] = known
+    return list(known[2])
+
+
+FRESH_SECONDS = 1.0
+"""Seconds for which devices are not asked again; the engine's child process has a limit of its own."""
+_seen: dict[int, tuple[object, float, list[Device]]] = {}
+
+
+def _look(ctx: Context) -> list[Device]:
     found: dict[str, Device] = {}
     for backend in ctx.registry.backends:
         if not getattr(backend, "remote", False) and availability(backend).ok:

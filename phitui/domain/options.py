@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ def option(
     return dataclasses.field(default=default, metadata={"phitui": details})
 
 
+@cache
 def specs(options: type) -> tuple[OptionSpec, ...]:
     """The options of a dataclass, in order. Raises TypeError for a field type that cannot be rendered."""
     hints = typing.get_type_hints(options)
