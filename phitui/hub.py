@@ -102,7 +102,9 @@ def fetch_config(text: str) -> dict[str, Any]:
     from huggingface_hub import hf_hub_download
 
     with tempfile.TemporaryDirectory(prefix="phitui-") as directory, _errors(name, revision, CONFIG):
-        path = Path(hf_hub_download(name, CONFIG, revision=revision, local_dir=directory, **_quiet()))
+        path = Path(
+            hf_hub_download(name, CONFIG, revision=revision, local_dir=directory, endpoint=endpoint(), **_quiet())
+        )
         if path.stat().st_size > CONFIG_LIMIT:
             raise InvalidFile(f"the {CONFIG} of {name} is over {CONFIG_LIMIT >> 20} MiB: that is none")
         data = path.read_bytes()
@@ -124,7 +126,14 @@ def download(source: Repository, file: RemoteFile, directory: Path, count: Calla
 
     with _errors(source.id, source.revision, file.name):
         return Path(
-            hf_hub_download(source.id, file.name, revision=source.revision, local_dir=directory, **_quiet(count))
+            hf_hub_download(
+                source.id,
+                file.name,
+                revision=source.revision,
+                local_dir=directory,
+                endpoint=endpoint(),
+                **_quiet(count),
+            )
         )
 
 
