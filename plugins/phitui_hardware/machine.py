@@ -106,11 +106,14 @@ def nvidia() -> Sight:
     trouble = (
         parsers.nvidia_trouble(f"{listed.output}\n{error}") or listed.trouble or library.trouble or _first_line(listed)
     )
-    return replace(unlisted_nvidia(trouble), nvcc=version)
+    return replace(unlisted_nvidia(trouble, listed.found), nvcc=version)
 
 
-def unlisted_nvidia(trouble: str) -> Sight:
-    """NVIDIA hardware that no driver lists: a Jetson, the driver's own files, or a card on the PCI bus."""
+def unlisted_nvidia(trouble: str, has_tools: bool) -> Sight:
+    """NVIDIA hardware that no driver lists: a Jetson, the driver's own files, or a card on the PCI bus.
+
+    Where there is no such hardware, NVML without a driver is no trouble: nvidia-ml-py comes along with other packages.
+    """
     board = jetson()
     if board is not None:
         return Sight((board,), True, "device tree", trouble)
@@ -132,6 +135,7 @@ def unlisted_nvidia(trouble: str) -> Sight:
             "PCI bus",
             trouble or "an NVIDIA card is on the PCI bus, but no NVIDIA driver runs: install it",
         )
+    trouble = trouble if has_tools else ""
     return Sight(present=None if trouble else no_pci_card(), source="PCI bus", trouble=trouble)
 
 

@@ -173,8 +173,16 @@ def nvmlDeviceGetMigDeviceHandleByIndex(handle, number):
     assert (card.total, card.target, card.driver) == (85899345920, "8.0", "550.54.15")
     assert card.detail == "driver 550.54.15 (CUDA 12.4), compute 8.0, MIG: 3g.40gb"
     (tmp_path / "pynvml.py").write_text("def nvmlInit(): raise OSError('NVML Shared Library Not Found')")
+    monkeypatch.setattr(machine, "SYS", tmp_path / "sys")
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    assert machine.nvidia() == machine.Sight(source="PCI bus"), "no card, no trouble"
+    forget()
+    device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "uevent").write_text("PCI_CLASS=30200\nPCI_ID=10DE:20B0\n")
     sight = machine.nvidia()
     forget()
+    assert sight.present
     assert "install the NVIDIA driver" in sight.trouble
 
 
