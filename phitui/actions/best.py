@@ -196,7 +196,7 @@ def candidate_of(row: SchemeRow) -> Candidate:
     if figure.is_reference:
         return replace(bare, kld=0.0, is_reference=True)
     if not figure.comparable:
-        return replace(bare, reason="measured against another reference or text")
+        return replace(bare, reason="measured otherwise (another reference, text or part of it)")
     if not figure.wanted:
         return replace(bare, reason="measured only with an importance matrix (--imatrix)")
     return replace(bare, kld=figure.kld, error=figure.kld_error)

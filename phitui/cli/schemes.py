@@ -113,7 +113,9 @@ def _footnotes(rows: list[SchemeRow]) -> list[str]:
     main = next((figure.quality for figure in found if figure.quality and figure.comparable), None)
     notes = [f"quality: {visible(main.source)}"] if main else []
     if any(not figure.comparable for figure in found):
-        notes.append("* measured against another reference or on another text: not comparable with the others")
+        notes.append(
+            "* measured against another reference, or on another text or part of it: not comparable with the others"
+        )
     return [f"\n{note}" if number == 0 else note for number, note in enumerate(notes)]
 
 
