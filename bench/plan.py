@@ -190,8 +190,8 @@ def speed(ctx: Context, models: dict[str, Path]) -> None:
         solved = 1000 * (time.perf_counter() - began)
         quick, asked = (statistics.median(times[probe]) for probe in (False, True))
         print(
-            f"{name:<12} re-plan: {quick:5.2f} ms by formulas (auto layers {solved:.2f} ms), {asked:5.1f} ms with the probe "
-            f"(median of {len(steps)}; slowest {max(times[True]):.1f})"
+            f"{name:<12} re-plan {quick:5.2f} ms by formulas (auto layers {solved:.2f} ms), "
+            f"{asked:5.1f} ms with the probe (median of {len(steps)}; slowest {max(times[True]):.1f})"
         )
     if worker:
         worker.close()
