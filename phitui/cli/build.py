@@ -114,4 +114,15 @@ def _text(plan: FilePlan) -> str:
 
 def _done(result: dict[str, Any]) -> str:
     figures = f"{output.size(result['size'])}, {result['bits_per_weight']:.2f} bits per weight"
-    return f"{visible(str(result['path']))}  {figures}, in {duration(result['seconds'])}"
+    lines = [f"{visible(str(result['path']))}  {figures}, in {duration(result['seconds'])}"]
+    if found := result.get("remote"):
+        lines.append(f"{output.size(found['fetched'])} came from the Hub; {_checked(found)}")
+    return "\n".join(lines)
+
+
+def _checked(found: dict[str, Any]) -> str:
+    """How far the bytes from the Hub were compared with what it says of them."""
+    if not found["unverified"]:
+        return "all checksums are the Hub's"
+    names = ", ".join(map(visible, found["unverified"]))
+    return f"of {names} only the size was compared, since not all of it was read in one go"
