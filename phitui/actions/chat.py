@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phitui import plugins
-from phitui.actions import loads
+from phitui.actions import loads, workers
 from phitui.actions.context import Context
 from phitui.domain.chat import ChatStats, Chunk, EngineSettings, Message, Sampling, SessionInfo, TextChunk
 from phitui.domain.load import LoadOptions
@@ -184,6 +184,7 @@ def _planned(context: Context, request: ChatRequest, model: Path) -> OffloadPlan
     from phitui.domain.offload import PlanRequest
 
     names = {spec.name for spec in specs(LoadOptions)}
+    workers.refresh(context, request)
     found = plan(context, PlanRequest(model=str(model), **{name: getattr(request, name) for name in names}))
     release(context)  # a probe that stays alive would keep its GPU context beside the model's
     if not found.fits and not request.force:

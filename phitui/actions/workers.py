@@ -20,13 +20,17 @@ from phitui.errors import PhituiError, Unavailable, UsageError
 Request = TypeVar("Request", bound=LoadOptions)
 
 
-def settle(
-    ctx: Context, request: Request, prober: MemoryProbe | None, fresh: bool = False
-) -> tuple[Request, tuple[str, ...]]:
+def refresh(ctx: Context, request: LoadOptions) -> None:
+    """Ask the request's workers now, before a load: what is known of them may be minutes old. Raises UsageError."""
+    if not request.no_rpc:
+        ask_workers(request.rpc or ctx.config.workers)
+
+
+def settle(ctx: Context, request: Request, prober: MemoryProbe | None) -> tuple[Request, tuple[str, ...]]:
     """The request with the workers it can use, and a remark about every one of config.toml that it cannot.
 
-    `fresh` asks them now; otherwise what is known for some seconds is taken, so that a slider never waits. Raises
-    UsageError for what is not HOST:PORT, Unavailable (or EngineError) for a worker that the request itself names.
+    What is known of them for some seconds is taken, so that a slider never waits. Raises UsageError for what is not
+    HOST:PORT, Unavailable (or EngineError) for a worker that the request itself names.
     """
     if request.no_rpc:
         if request.rpc:
@@ -39,7 +43,7 @@ def settle(
     try:
         if prober is None:
             raise Unavailable("no engine here can use RPC workers", "phitui doctor says how to install one that can")
-        found = ask_workers(wanted) if fresh else known_workers(wanted)
+        found = known_workers(wanted)
         usable = tuple(worker.endpoint for worker in found if _usable(worker))
         away = [worker for worker in found if not _usable(worker)]
         if named and away:

@@ -211,6 +211,17 @@ def test_the_plan_place_beside_a_chat(lend: Callable[[], Lender], talk: Callable
     assert plan(context, request).how["compute"] == "measured"
 
 
+def test_a_chat_asks_again_what_a_plan_remembers(
+    lend: Callable[[], Lender], talk: Callable[..., Chat], context: Context, model: Path
+) -> None:
+    only = lend()
+    away = workers.Worker(only.endpoint, "gone", "does not answer: it was off a minute ago")
+    workers._book[only.endpoint] = (time.monotonic() - 60, away)
+    with pytest.raises(Unavailable, match="a minute ago"):
+        plan(context, PlanRequest(model=str(model), rpc=(only.endpoint,)))
+    assert talk(only.endpoint).info.layers_offloaded == 5
+
+
 def test_a_worker_that_serves_another_program(
     lend: Callable[[], Lender], talk: Callable[..., Chat], model: Path
 ) -> None:
