@@ -61,7 +61,9 @@ class Building:
                 f"{out} is there already, and is not what this recipe makes",
                 "--out FILE, or replace it with --overwrite",
             )
-        if not self._done(out, request) and self.recipe.imatrix is None:
+        if self.recipe.imatrix is not None:
+            return  # what it gives is among the options, so nothing more is known yet
+        if not self._done(out, request):
             build.check(build.preview(self.ctx, request), replace(request, overwrite=request.overwrite or out.exists()))
 
     def carry_out(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from phitui.actions.provenance import checkpoint_files
 from phitui.domain.offers import JobContext
 from phitui.domain.recipe import BuildStep, FileRecord, Recipe, SourceRecord
 from phitui.domain.text import visible
-from phitui.errors import PhituiError, UsageError
+from phitui.errors import InvalidFile, PhituiError, UsageError
 from phitui.store.hashes import Hashing, HashStore
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def compare(rows: Sequence[Row], store: HashStore, *, fresh: bool = False, job: 
 
 
 def refuse(rows: Sequence[Row], job: JobContext | None, force: bool) -> None:
-    """Raise UsageError if a file is not what it was, naming each; with `force` only note it."""
+    """Raise InvalidFile if a file is not what it was, naming each; with `force` only note it."""
     wrong = [row for row in rows if row.state != "same"]
     if not wrong:
         return
@@ -177,7 +177,7 @@ def refuse(rows: Sequence[Row], job: JobContext | None, force: bool) -> None:
             job.note(f"--force: {line}")  # type: ignore[union-attr]
         return
     more = f"\n{chr(10).join(lines[1:])}" if len(lines) > 1 else ""
-    raise UsageError(
+    raise InvalidFile(
         f"this is not what the recipe was made with: {lines[0]}{more}",
         "give the right one with --source PATH, or build from what is here with --force",
     )

@@ -132,7 +132,7 @@ class _Check:
                 values[key] = getattr(options.build(kind, {key: _text(given)}), key)
             except UsageError as error:
                 message = error.message.replace(specs[key].flag, key, 1)
-                raise self.error(section, key, message, error.hint) from None
+                raise self.error(section, key, message, error.hint or specs[key].help) from None
         for key in _REQUIRED.get(section, ()):
             if not content.get(key):
                 raise self.error("", section, f"[{section}] needs {key}", specs[key].help)
@@ -174,7 +174,7 @@ class _Check:
         names = ", ".join(known)
         return self.error(section, key, what, f"did you mean {near[0]}? known: {names}" if near else f"known: {names}")
 
-    def error(self, section: str, key: str, message: str, hint: str = "") -> UsageError:
+    def error(self, section: str, key: str, message: str, hint: str = "phitui run --example shows one") -> UsageError:
         line = self._line(section, key)
         return UsageError(f"{self._name}{f', line {line}' if line else ''}: {message}", hint)
 
@@ -187,6 +187,7 @@ class _Check:
                 section,
                 spec.name,
                 f"{spec.name} is {f'a list, each {wanted}' if spec.repeatable else wanted}, not {shown}",
+                f"{spec.name}: {spec.help}",
             )
 
     def _line(self, section: str, key: str) -> int:
