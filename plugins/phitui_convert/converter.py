@@ -70,6 +70,8 @@ class PhiConverter:
         if not options.mmproj:
             check_arrival(opened.directory, opened.config, [tensor.name for tensor in tensors])
         metadata, notes = _metadata(opened, model, tensors, options)
+        if model.caveat:
+            notes.insert(0, model.caveat)
         if model.left_out:
             notes.insert(0, _left_out(opened, model, tensors))
         return Source(opened.directory, model.architecture, metadata, tensors, tuple(notes))

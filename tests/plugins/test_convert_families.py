@@ -139,6 +139,14 @@ def retensor(directory: Path, phi: TinyPhi, change: Callable[[dict[str, Any]], A
     write_safetensors(directory / "model.safetensors", tensors)
 
 
+def test_what_llama_cpp_computes_otherwise_is_said(tmp_path: Path) -> None:
+    """phitui.testing.conformance shows the difference; the day it is gone this note must go, too."""
+    mixture = opened(write_checkpoint(tmp_path / "Phi-3-moe", family="phimoe", layers=1))
+    assert "answers differ" in mixture.notes[0]
+    dense = opened(write_checkpoint(tmp_path / "Phi-3-tiny", layers=1))
+    assert not any("answers differ" in note for note in dense.notes)
+
+
 def test_experts_are_merged_in_order(tmp_path: Path) -> None:
     phi = TinyPhi(family="phimoe", experts=11, layers=1)
     source = opened(write_checkpoint(tmp_path / "Phi-3-moe", family="phimoe", experts=11, layers=1, shards=4))

@@ -22,6 +22,10 @@ class Model(Protocol):
     def left_out(self) -> str:
         """What the checkpoint has beyond the text model ("vision"), empty if nothing is left out."""
 
+    @property
+    def caveat(self) -> str:
+        """What llama.cpp is known to compute otherwise than the model's own code, as a sentence; empty if nothing."""
+
     def summary(self) -> str:
         """A few words for the verdict."""
 

@@ -54,7 +54,7 @@ class Vision:
 
     architecture = "clip"
     vocabulary = 0
-    left_out = ""
+    left_out = caveat = ""
 
     def summary(self) -> str:
         return f"{self.layers} layers, patches of {self.patch} x {self.patch} pixels"

@@ -36,7 +36,7 @@ class Phi2:
     rope: Rope
 
     architecture = "phi2"
-    left_out = ""
+    left_out = caveat = ""
 
     def summary(self) -> str:
         return f"{self.layers} layers, context {self.context}"

@@ -66,7 +66,7 @@ class Phi3:
     rope: Rope
     tower: Tower = field(default=Tower())
 
-    architecture = "phi3"
+    architecture, caveat = "phi3", ""
 
     @property
     def left_out(self) -> str:

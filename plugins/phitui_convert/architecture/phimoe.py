@@ -31,6 +31,10 @@ class PhiMoe(phi3.Phi3):
     used: int = _USED
 
     architecture = "phimoe"
+    caveat = (
+        "llama.cpp computes Phi's mixtures of experts in its own way (RMS norms in place of layer norms, and weights of "
+        "the two experts that sum to 1): answers differ from those of the original code"
+    )
 
     def summary(self) -> str:
         return f"{super().summary()}, {self.experts} experts of which {self.used} are used"
