@@ -32,8 +32,8 @@ class PhiMoe(phi3.Phi3):
 
     architecture = "phimoe"
     caveat = (
-        "llama.cpp computes Phi's mixtures of experts in its own way (RMS norms in place of layer norms, and weights of "
-        "the two experts that sum to 1): answers differ from those of the original code"
+        "llama.cpp computes Phi's mixtures of experts in its own way (RMS norms in place of layer norms, and weights "
+        "of the two experts that sum to 1): answers differ from those of the original code"
     )
 
     def summary(self) -> str:
