@@ -423,3 +423,80 @@ def test_llama_cpp_really_aborts(load: Load, parrot: Path, worker: tuple[str, An
     chat.restart()
     assert ask(chat, "and now?")[0] == TEXT
     assert len(chat.messages) == 4
+
+
+# settings -------------------------------------------------------------------------------------------------------------
+def held(chat: Chat, what: str) -> int:
+    """Bytes of that kind in all buffers, as llama.cpp's log said."""
+    return sum(row["size"] for row in chat.info.details["memory"]["buffers"] if row["what"] == what)
+
+
+@needs_llama
+def test_the_session_tells_what_it_took(load: Load, parrot: Path) -> None:
+    told = load(parrot).info.details["memory"]
+    assert {row["what"] for row in told["buffers"]} == {"weights", "kv", "compute", "output"}
+    assert all(row["size"] >= 0 and row["name"] for row in told["buffers"])
+    assert told["private"] > 10 << 20
+    assert load(parrot).info.details["library"].startswith("llama-cpp-python ")
+
+
+@needs_llama
+def test_keys_and_values_of_their_own_types(load: Load, parrot: Path) -> None:
+    full = held(load(parrot, kv_type="f32"), "kv")
+    halves = held(load(parrot, kv_type="f32", kv_type_v="f16"), "kv")
+    assert halves == pytest.approx(full * 3 / 4, abs=0.02 * (1 << 20))
+
+
+@needs_llama
+def test_sequences_share_the_context(load: Load, parrot: Path) -> None:
+    chat = load(parrot, context=2048, parallel=4)
+    assert chat.info.context == 512
+    assert ask(chat)[0] == TEXT
+    unified = load(parrot, context=2048, parallel=4, kv_unified=True)
+    assert unified.info.context == 2048
+
+
+@needs_llama
+def test_weights_are_mapped_or_not(load: Load, parrot: Path) -> None:
+    names = [
+        {row["name"] for row in load(parrot, mmap=mapped).info.details["memory"]["buffers"] if row["what"] == "weights"}
+        for mapped in (True, False)
+    ]
+    assert "CPU_Mapped" in names[0]
+    assert "CPU_Mapped" not in names[1]
+    assert ask(load(parrot, mmap=False, mlock=True))[0] == TEXT
+
+
+@needs_llama
+def test_values_need_flash_attention_where_they_are_quantized(load: Load, parrot: Path) -> None:
+    with pytest.raises(UsageError, match="q8_0 KV cache needs flash"):
+        load(parrot, kv_type="f16", kv_type_v="q8_0", flash_attention=False)
+
+
+@needs_llama
+def test_experts_and_splits_reach_llama_cpp() -> None:
+    """What the parameters point to: read back through the structures that llama.cpp itself reads."""
+    code = """
+import ctypes, llama_cpp.llama_cpp as lib
+from phitui.api import EngineSettings, context_parameters, model_parameters
+class Override(ctypes.Structure):
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+settings = EngineSettings(layers=7, n_cpu_moe=2, tensor_split=(3, 1), split_mode="none", main_gpu=1, parallel=2,
+                          kv_offload=False, op_offload=False, kv_unified=True, mmap=False, kv_type="q8_0", batch=64)
+made, kept = model_parameters(lib, settings)
+rows = ctypes.cast(made.tensor_buft_overrides, ctypes.POINTER(Override * 3)).contents
+assert [row.pattern for row in rows][2] is None and rows[0].buffer_type
+import re
+assert re.search(rows[1].pattern.decode(), "blk.1.ffn_down_exps.weight")
+assert not re.search(rows[1].pattern.decode(), "blk.11.ffn_down_exps.weight")
+assert not re.search(rows[1].pattern.decode(), "blk.1.ffn_down.weight")
+assert [made.tensor_split[n] for n in range(3)] == [3, 1, 0]
+assert (made.n_gpu_layers, made.split_mode, made.main_gpu, made.load_mode) == (7, 0, 1, 0)
+plain, none = model_parameters(lib, EngineSettings())
+assert not plain.tensor_buft_overrides and not none and plain.load_mode == lib.LLAMA_LOAD_MODE_MMAP
+made = context_parameters(lib, settings, 1000)
+assert (made.n_ctx, made.n_batch, made.n_ubatch, made.n_seq_max) == (1000, 64, 64, 2)
+assert (made.type_k, made.type_v) == (8, 8)
+assert (made.offload_kqv, made.op_offload, made.kv_unified, made.flash_attn_type) == (False, False, True, -1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
