@@ -10,7 +10,7 @@ from typing import Any
 from phitui import __version__
 from phitui.actions.context import Context
 from phitui.domain.hardware import BackendReport, EngineReport, InstallWay
-from phitui.domain.offers import Backend, BandwidthMeter
+from phitui.domain.offers import Backend, BandwidthMeter, MemoryProbe
 from phitui.plugins import availability
 from phitui.store.bandwidth import bandwidth_of, keep_bandwidth
 
@@ -20,8 +20,15 @@ that command), needs (what must be there first), backend (what `phitui doctor --
 person has to act)."""
 
 
-def doctor(ctx: Context) -> dict[str, Any]:
-    """The report, JSON-ready; `problems` first, each with what to do. Backends are asked at the same time."""
+def doctor(ctx: Context, fresh: bool = False) -> dict[str, Any]:
+    """The report, JSON-ready; `problems` first, each with what to do. Backends are asked at the same time.
+
+    `fresh` forgets what this process has found out before: the engine may have been installed anew.
+    """
+    if fresh:
+        for backend in ctx.registry.backends:
+            if isinstance(backend, MemoryProbe):
+                backend.release()
     found = [backend for backend in ctx.registry.backends if availability(backend).ok]
     with ThreadPoolExecutor(max_workers=max(1, len(found))) as pool:
         reports = list(pool.map(_report, found))

@@ -194,10 +194,10 @@ class Door:
         return jobs.remove_job(self.context, job)
 
     # machine ---------------------------------------------------------------------------------------------------------
-    def doctor(self) -> Mapping[str, Any]:
+    def doctor(self, fresh: bool = False) -> Mapping[str, Any]:
         from phitui.actions import doctor
 
-        return doctor.doctor(self.context)
+        return doctor.doctor(self.context, fresh)
 
     def measure_bandwidth(self) -> int:
         from phitui.actions import doctor

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,8 +138,13 @@ class CpuBackend:
         return child.measure(model, settings)
 
     def release(self) -> None:
-        """End the child processes."""
+        """End the child processes, and forget what was found: the next question looks at everything anew."""
         child.close_all()
+        child.installed.cache_clear()
+        importlib.invalidate_caches()
+        surroundings.here.cache_clear()
+        machine.forget()
+        _trouble.clear()
 
 
 def ram(title: str) -> Device:
@@ -168,10 +176,19 @@ def ask_engine() -> tuple[Mapping[str, Any], str]:
     """What the engine says of itself, and why it says nothing."""
     if not child.installed():
         return {}, ""
-    try:
-        return child.engine(), ""
-    except PhituiError as error:
-        return {}, error.message
+    with _asking:
+        if _trouble and time.monotonic() - _trouble[0][0] < child.FRESH_SECONDS:
+            return {}, _trouble[0][1]
+        try:
+            return child.engine(), ""
+        except PhituiError as error:
+            _trouble[:] = [(time.monotonic(), error.message)]
+            return {}, error.message
+
+
+_asking = threading.Lock()
+_trouble: list[tuple[float, str]] = []
+"""When the engine last failed, and how: it may have taken half a minute, and every backend asks."""
 
 
 def engine_report(engine: Mapping[str, Any], trouble: str = "") -> EngineReport | None:

@@ -1,6 +1,6 @@
 """What the machine has, by whoever can tell: drivers' libraries, tools, the kernel's files. Each is optional and named.
 
-Sources of one kind of hardware are asked at the same time, and their answer is kept for a short while.
+Sources of one kind of hardware are asked at the same time, and their answer is kept until somebody asks anew.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import importlib.util
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
 
 from phitui_hardware import parsers, processors, surroundings, tools
@@ -28,8 +27,13 @@ WSL_SMI = "/usr/lib/wsl/lib/nvidia-smi"
 ARC = ("56", "e2", "0b")
 """How the PCI device ids of Intel's cards with memory of their own begin (Alchemist, Battlemage, data centre)."""
 
-FRESH_SECONDS = 20.0
-"""How long an answer is good: cards do not come and go, but a person who mends a driver asks again."""
+_forgetters: list[Callable[[], None]] = []
+
+
+def forget() -> None:
+    """Ask everybody anew next time: cards do not come and go, but a person may have mended a driver."""
+    for each in _forgetters:
+        each()
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,10 @@ class Sight:
 
 
 def remembered(look: Callable[[], Sight]) -> Callable[[], Sight]:
-    """Keep the answer for FRESH_SECONDS."""
-    kept: list[tuple[float, Sight]] = []
-
-    @wraps(look)
-    def ask() -> Sight:
-        if not kept or time.monotonic() - kept[0][0] > FRESH_SECONDS:
-            kept[:] = [(time.monotonic(), look())]
-        return kept[0][1]
-
-    ask.forget = kept.clear  # type: ignore[attr-defined]
-    return ask
+    """Keep the answer until `forget` is called: plans ask for devices many times a second."""
+    kept = lru_cache(maxsize=1)(look)
+    _forgetters.append(kept.cache_clear)
+    return kept
 
 
 def together(*questions: Callable[[], Said]) -> list[Said]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,15 @@ from phitui_hardware.surroundings import Installer, Surroundings
 from phitui.actions.context import Context
 from phitui.actions.doctor import doctor
 from phitui.cli.doctor import text
+from phitui.errors import EngineError
 from phitui.plugins import Registry
 
 MACHINES = Path(__file__).parent / "data" / "hardware" / "machines"
 PIP = Installer("pip", ("pip", "install"), ("python", "-m", "pip", "install"))
-SIGHTS = (machine.nvidia, machine.amd, machine.apple, machine.vulkan, machine.sycl)
 
 
 def forget() -> None:
-    for sight in SIGHTS:
-        sight.forget()  # type: ignore[attr-defined]
+    machine.forget()
     machine.mac_text.cache_clear()
     machine.processor.cache_clear()
 
@@ -186,12 +186,30 @@ def nvmlDeviceGetMigDeviceHandleByIndex(handle, number):
     assert "install the NVIDIA driver" in sight.trouble
 
 
-def test_an_answer_is_kept_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_kept_until_it_is_forgotten() -> None:
     calls: list[int] = []
     look = machine.remembered(lambda: machine.Sight(source=str(calls.append(1) or len(calls))))
-    assert look() == look()
-    monkeypatch.setattr(machine, "FRESH_SECONDS", -1.0)
+    assert look().source == look().source == "1"
+    backends.CpuBackend().release()
     assert look().source == "2"
+
+
+def test_an_engine_that_fails_is_asked_once_for_all_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def engine() -> Any:
+        asked.append(1)
+        raise EngineError("it hangs")
+
+    backends.CpuBackend().release()
+    monkeypatch.setattr(backends.child, "installed", lru_cache(lambda: True))
+    monkeypatch.setattr(backends.child, "engine", engine)
+    assert [backends.ask_engine() for _ in range(6)] == [({}, "it hangs")] * 6
+    assert len(asked) == 1
+    backends.CpuBackend().release()
+    backends.ask_engine()
+    assert len(asked) == 2
+    backends.CpuBackend().release()
 
 
 def test_a_cpu_that_can_more_than_the_engine_was_built_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -379,7 +379,8 @@ class StubDoor(Door):
     def remove_job(self, job: str) -> Any:
         self._said("remove", job)
 
-    def doctor(self) -> Mapping[str, Any]:
+    def doctor(self, fresh: bool = False) -> Mapping[str, Any]:
+        self._said("doctor", fresh)
         gpu, ram = (vars(device) for device in DEVICES)
         cores = [{"what": "cores", "value": "8"}]
         cuda = "CMAKE_ARGS=-DGGML_CUDA=on pip install ..."

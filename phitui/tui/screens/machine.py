@@ -44,20 +44,25 @@ class Machine(Place):
 
     def on_mount(self) -> None:
         self.query_one("#report").focus()
-        self.action_reload()
+        self._examine("examining the machine …", self.app.door.doctor)
 
     def action_reload(self) -> None:
-        """Examine the machine again."""
-        self._examine("examining the machine …", lambda: None)
+        """Examine the machine anew: the engine or a driver may have been installed meanwhile."""
+        self._examine("examining the machine …", lambda: self.app.door.doctor(fresh=True))
 
     def action_bandwidth(self) -> None:
-        """Measure how fast the memory is, which takes a second or two, and show the report anew."""
-        self._examine("measuring how fast the memory is …", self.app.door.measure_bandwidth)
+        """Measure how fast the memory is, which takes a second or two, and show the report again."""
 
-    def _examine(self, saying: str, first: Callable[[], object]) -> None:
+        def measured() -> Mapping[str, Any]:
+            self.app.door.measure_bandwidth()
+            return self.app.door.doctor()
+
+        self._examine("measuring how fast the memory is …", measured)
+
+    def _examine(self, saying: str, doctor: Callable[[], Mapping[str, Any]]) -> None:
         self.query_one(Page).show([styled(saying, "$muted")])
         self.act(
-            lambda: (first(), (self.app.door.doctor(), self.app.door.plugins()))[1],
+            lambda: (doctor(), self.app.door.plugins()),
             self._arrived,
             group="doctor",
             otherwise=self._refused,
