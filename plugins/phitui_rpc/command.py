@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import threading
 import time
@@ -113,9 +114,10 @@ def _introduction(document: Mapping[str, Any], exposed: bool) -> Iterator[str]:
         about = f"  {device['description']}" if device.get("description") else ""
         yield f"  {device['name']:<8} {_shown(device['free'])} of {_shown(device['total'])} free{about}"
     port = document["port"]
-    if exposed and document["host"] != "127.0.0.1":
+    if exposed and not document["host"].startswith("127."):
+        here = platform.node() if document["host"] == "0.0.0.0" else document["host"]  # noqa: S104  (only compared)
         yield f"! {address.DANGER}"
-        yield f"on the other machine:  --rpc {document['endpoint']}"
+        yield f"on the other machine:  phitui chat MODEL --rpc {here}:{port}"
     else:
         yield f"on the other machine:  ssh -N -L {port}:127.0.0.1:{port} user@this-host"
         yield f"                       phitui chat MODEL --rpc 127.0.0.1:{port}"

@@ -65,5 +65,6 @@ def _figures(device: DevicePlan, width: int) -> Content:
         f"weights {show.size(device.weights)}",
         f"KV {show.size(device.kv)}",
         f"compute {show.size(device.compute)}",
+        f"on {device.endpoint}" if device.endpoint else "",
     ]
-    return styled(" " * 8 + "  ".join(parts), "$muted").truncate(width, ellipsis=True)
+    return styled(" " * 8 + "  ".join(filter(None, parts)), "$muted").truncate(width, ellipsis=True)
