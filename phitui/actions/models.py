@@ -157,7 +157,7 @@ def _remote_facts(context: Context, source: str) -> ModelFacts:
 
     try:
         found = remote.look(context, source)
-    except (UnsupportedModel, InvalidFile):
+    except (UnsupportedModel, InvalidFile, UsageError):
         return _config_facts(context, fetch_config(source), source, 0)
     config, folder = read_config(found.directory / "config.json"), found.directory
     facts = _config_facts(context, config, found.repo, found.weights, _special_tokens(folder))

@@ -65,11 +65,14 @@ class RemoteCheckpoint:
         return f"{self.repo}@{self.commit[:12]}: {read}; its weights ({_size(self.weights)}) stay on the Hub"
 
 
-def seen(ctx: Context, source: str) -> RemoteCheckpoint | None:
-    """The checkpoint on the Hub that a source means; None if it means something on this machine, or nothing."""
+def seen(ctx: Context, source: str, note: Callable[[str], None] | None = None) -> RemoteCheckpoint | None:
+    """The checkpoint on the Hub that a source means; None if it means something on this machine, or nothing.
+
+    `note` is told of a Hub that has to be asked again.
+    """
     if not models.is_hub_id(source) or Path(source).expanduser().exists() or models.named(ctx, source) is not None:
         return None
-    return look(ctx, source)
+    return look(ctx, source, note)
 
 
 def look(ctx: Context, text: str, note: Callable[[str], None] | None = None) -> RemoteCheckpoint:
@@ -161,19 +164,24 @@ def _fetch(ctx: Context, source: hub.Repository, directory: Path, reader: HubRea
         for file in chosen
         if file.name not in weights and file is not config and _INSTEAD.get(file.name) not in names
     ]
-    _each(lambda file: _small(_pinned(source, file), directory, reader), others)
+    _each(lambda file: _small(_pinned(source, file), directory, reader), others, reader)
     from phitui.gguf.safetensors import shard_names
 
     shards = [weights[name] for name in shard_names(directory, weights)]
-    _each(lambda file: _header(file, directory, reader), shards)
+    _each(lambda file: _header(file, directory, reader), shards, reader)
     write_manifest(directory, shards)
 
 
-def _each(work: Callable[[Any], None], items: Sequence[Any]) -> None:
+def _each(work: Callable[[Any], None], items: Sequence[Any], reader: HubReader) -> None:
     """Do it for all of them, a few at a time. Raises what the first one raises."""
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="phitui-hub") as pool:
-        for future in [pool.submit(work, item) for item in items]:
-            future.result()
+        try:
+            for future in [pool.submit(work, item) for item in items]:
+                future.result()
+        except BaseException:  # Ctrl-C too: nobody waits for the others
+            reader.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _pinned(source: hub.Repository, file: hub.RemoteFile) -> HubFile:

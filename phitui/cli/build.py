@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from phitui.actions import build as actions
-from phitui.actions import remote
 from phitui.actions.context import Context
 from phitui.actions.jobs import outcome
 from phitui.cli import best, flags, output
@@ -58,7 +57,7 @@ def command(context: Context) -> click.Command:
             values["stream"],
         )
         if dry_run or values["stream"]:
-            request = replace(request, source=output.seen(remote.seen(context, source), source))
+            request = replace(request, source=output.seen(context, source))
         if best.wanted(scheme, values):
             best.run(context, request, values, dry_run=dry_run, detach=detach, as_json=as_json)
             return

@@ -7,11 +7,10 @@ import contextlib
 import click
 
 from phitui.actions import models as actions
-from phitui.actions import remote
 from phitui.actions.context import Context
 from phitui.cli import output
 from phitui.domain.model import ModelFacts, Rope
-from phitui.errors import InvalidFile, UnsupportedModel
+from phitui.errors import InvalidFile, UnsupportedModel, UsageError
 
 
 def command(context: Context) -> click.Command:
@@ -23,8 +22,8 @@ def command(context: Context) -> click.Command:
 
         SOURCE is a GGUF file, a checkpoint directory, a name in the library or a Hub repo id.
         """
-        with contextlib.suppress(UnsupportedModel, InvalidFile):  # then config.json alone tells
-            source = output.seen(remote.seen(context, source), source)
+        with contextlib.suppress(UnsupportedModel, InvalidFile, UsageError):  # then config.json alone tells
+            source = output.seen(context, source)
         facts = actions.inspect(context, source)
         output.emit(facts, as_json, _text(facts))
 

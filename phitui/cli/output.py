@@ -15,7 +15,7 @@ import click
 from phitui.errors import EngineError, PhituiError
 
 if TYPE_CHECKING:
-    from phitui.actions.remote import RemoteCheckpoint
+    from phitui.actions.context import Context
 
 json_flag: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
@@ -47,8 +47,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def seen(found: RemoteCheckpoint | None, source: str) -> str:
-    """Say what was fetched of a checkpoint on the Hub. Returns its pinned name, or `source` if it is none."""
+def seen(context: Context, source: str) -> str:
+    """If `source` is a checkpoint on the Hub: look at it, say what was fetched, and return its pinned name."""
+    from phitui.actions import remote
+
+    found = remote.seen(context, source, say)
     if found is None:
         return source
     say(found.text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from phitui.actions import forecast, remote
+from phitui.actions import forecast
 from phitui.actions.context import Context
 from phitui.cli import flags, output
 from phitui.domain.load import LoadOptions
@@ -35,7 +35,7 @@ def command(context: Context) -> click.Command:
 
         name = values["model"]
         if scheme or forecast.is_checkpoint(context, name):
-            name = output.seen(remote.seen(context, name), name) if scheme else name
+            name = output.seen(context, name) if scheme else name
             values["model"] = str(forecast.planned_file(context, name, scheme))
         request = flags.built(PlanRequest, values)
         made = make_plan(context, request, probe=not no_probe)

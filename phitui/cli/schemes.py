@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from phitui.actions import figures, remote
+from phitui.actions import figures
 from phitui.actions.context import Context
 from phitui.actions.schemes import SchemeRow, missing_quantizers, scheme_table
 from phitui.cli import flags, output
@@ -30,7 +30,7 @@ def command(context: Context) -> click.Command:
         What phitui eval measured of files built from SOURCE is shown with them.
         """
         if source is not None:
-            source = output.seen(remote.seen(context, source), source)
+            source = output.seen(context, source)
         rows = scheme_table(context, source, *chosen(context, values))
         for title, reason, hint in missing_quantizers(context):
             output.say(f"{title} is not available: {reason}; {hint}")
