@@ -198,9 +198,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     found = []
     if before["version"] != after["version"]:
         found.append(f"llama-cpp-python {before['version'] or 'not installed'} → {after['version']}")
-    for key, what in (("backends", "backend"), ("devices", "device"), ("features", "CPU instruction set")):
-        found += [f"{what} gained: {name}" for name in after[key] if name not in before[key]]
-        found += [f"{what} lost: {name}" for name in before[key] if name not in after[key]]
+    for key, what in (("backends", "backends"), ("devices", "devices"), ("features", "CPU features")):
+        for verb, new, old in (("gained", after[key], before[key]), ("lost", before[key], after[key])):
+            names = [name for name in new if name not in old]
+            found += [f"{what} {verb}: {', '.join(names)}"] if names else []
     return found or ["the same engine as before was installed again"]
 
 

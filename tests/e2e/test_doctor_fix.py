@@ -112,8 +112,8 @@ def test_it_installs_and_says_what_changed(machine: Machine, capsys: pytest.Capt
     assert result["fixed"]
     assert result["changes"] == [
         "llama-cpp-python 1.0 → 1.1",
-        "backend gained: fake",
-        "device gained: FAKE0 A card",
+        "backends gained: fake",
+        "devices gained: FAKE0 A card",
     ]
     assert machine.calls == ["wheel-pip X=1 install"]
     assert "X=1 wheel-pip install" in said, "the line is shown before it runs"
