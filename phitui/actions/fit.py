@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from phitui.actions import loads
 from phitui.actions.context import Context
 from phitui.domain import offload
 from phitui.domain.hardware import Device
 from phitui.domain.model import ModelFacts
-from phitui.domain.offload import PlanRequest
+from phitui.domain.offload import Learned, PlanRequest
 from phitui.domain.placement import model_memory
 from phitui.domain.tensors import FilePlan
 from phitui.errors import PhituiError
@@ -19,19 +20,25 @@ from phitui.errors import PhituiError
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a file fits at context `n_ctx`, with how many of its layers on devices (the output layer counts)."""
+    """Whether a file fits at context `n_ctx`, with how many of its layers on devices (the output layer counts).
+
+    `n_cpu_moe` is the number of those whose experts stay in RAM.
+    """
 
     fits: bool
     n_gpu_layers: int
     layers_total: int
     n_ctx: int
     offloads: bool
+    n_cpu_moe: int = 0
 
     @property
     def text(self) -> str:
         if not self.offloads:
             return "fits in RAM" if self.fits else "too big for RAM"
         layers = f"{self.n_gpu_layers}/{self.layers_total} layers"
+        if self.n_cpu_moe and self.n_gpu_layers:
+            layers += f" ({self.n_cpu_moe}: experts in RAM)"
         return layers if self.fits else f"{layers}, too big"
 
 
@@ -46,7 +53,8 @@ def fits(ctx: Context, plans: Sequence[FilePlan]) -> list[Fit | None]:
         machine, facts = devices(ctx), facts_of(whole)
     except (PhituiError, OSError):
         return [None] * len(plans)
-    return [_fit(plan, facts, machine) for plan in plans]
+    known = loads.learned(ctx, machine)
+    return [_fit(plan, facts, machine, known) for plan in plans]
 
 
 def facts_of(plan: FilePlan) -> ModelFacts:
@@ -62,12 +70,13 @@ def facts_of(plan: FilePlan) -> ModelFacts:
         return facts_from_header(read_header(path))
 
 
-def _fit(plan: FilePlan, facts: ModelFacts, machine: Sequence[Device]) -> Fit | None:
+def _fit(plan: FilePlan, facts: ModelFacts, machine: Sequence[Device], known: Mapping[str, Learned]) -> Fit | None:
     if not plan.tensors:
         return None
     try:
         memory = model_memory(facts, [(tensor.name, tensor.size) for tensor in plan.tensors])
-        made = offload.plan(memory, machine, PlanRequest(plan.scheme))
+        made = offload.plan(memory, machine, PlanRequest(plan.scheme), learned=known)
     except PhituiError:
         return None
-    return Fit(made.fits, made.n_gpu_layers, made.layers_total, made.n_ctx, bool(offload.offload_devices(machine)))
+    offloads = bool(offload.offload_devices(machine))
+    return Fit(made.fits, made.n_gpu_layers, made.layers_total, made.n_ctx, offloads, made.settings.n_cpu_moe)

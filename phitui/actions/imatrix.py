@@ -201,6 +201,6 @@ def _layers(ctx: Context, request: ImatrixRequest) -> int:
     from phitui.domain.offload import PlanRequest
 
     try:
-        return plan(ctx, PlanRequest(request.model, context=request.context), probe=False).n_gpu_layers
+        return plan(ctx, PlanRequest(request.model, context=request.context, n_cpu_moe=0), probe=False).n_gpu_layers
     except PhituiError:
         return 0

@@ -89,13 +89,51 @@ def speed(ctx: Context, path: Path, made: OffloadPlan, devices: Sequence[Device]
     """How fast the plan will answer: as measured of this file with these settings, else estimated, else unknown."""
     settings = replace(made.settings, threads=made.settings.threads or ctx.config.threads)
     try:
-        stat = path.stat()
-        found = _measured(
-            ctx, path, stat.st_size, stat.st_mtime_ns, _settings_text(settings), _version(store_file(ctx))
-        )
-    except OSError:
-        return None
+        found = _chatted(ctx, path, settings) or _evaluated(ctx, path, made)
+    except (PhituiError, OSError):
+        found = None
     return found or estimated_speed(made.devices, _bandwidth(ctx, devices))
+
+
+def _chatted(ctx: Context, path: Path, settings: EngineSettings) -> Speed | None:
+    file = store_file(ctx)
+    if (version := _version(file)) == (0, 0):
+        return None
+    return _answered(file, version, _fingerprint_of(path), _settings_text(settings))
+
+
+def _evaluated(ctx: Context, path: Path, made: OffloadPlan) -> Speed | None:
+    """The speed that phitui eval measured with as many layers; its other settings are the usual ones."""
+    from phitui.actions.evaluate import store_file as measures_file
+
+    usual = made.settings.n_cpu_moe == 0 and made.settings.kv_offload and not made.rpc
+    if not usual or (version := _version(measures_file(ctx))) == (0, 0):
+        return None
+    offloaded = made.n_gpu_layers if len(made.devices) > 1 else 0
+    for layers, rate, created in _evaluations(ctx, path, _fingerprint_of(path), version):
+        wanted = made.layers_total if layers < 0 else layers
+        if len(made.devices) == 1 or wanted == offloaded:
+            return Speed(rate, "measured", f"phitui eval of {_day(created)}")
+    return None
+
+
+@lru_cache(maxsize=64)
+def _evaluations(
+    ctx: Context, path: Path, fingerprint: str, version: tuple[int, int]
+) -> tuple[tuple[int, float, float], ...]:
+    """(layers, tokens per second, when) of a file's evaluations, newest first; the last two only make the cache new."""
+    from phitui.actions.evaluate import measures_of
+
+    found = []
+    for row in measures_of(ctx, path):
+        rate = row.values.get("decode_tokens_per_s", 0.0)
+        if rate > 0 and row.facts.get("layers", "-1").lstrip("-").isdigit():
+            found.append((int(row.facts.get("layers", "-1")), rate, row.created))
+    return tuple(found)
+
+
+def _day(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
 
 
 def _bandwidth(ctx: Context, devices: Sequence[Device]) -> dict[str, float]:
@@ -105,27 +143,16 @@ def _bandwidth(ctx: Context, devices: Sequence[Device]) -> dict[str, float]:
     return {name: float(found.bytes_per_second) for name, found in known.items() if found is not None}
 
 
-def _measured(
-    ctx: Context, path: Path, size: int, modified: int, settings: str, version: tuple[int, int]
-) -> Speed | None:
-    if version == (0, 0):
-        return None
-    return _answered(store_file(ctx), version, _fingerprint(path, size, modified), settings)
-
-
 @lru_cache(maxsize=64)
 def _answered(file: Path, version: tuple[int, int], fingerprint: str, settings: str) -> Speed | None:
     from phitui.store.loads import LoadStore
 
-    try:
-        with LoadStore(file) as store:
-            found = store.answered(platform.node(), fingerprint, settings)
-    except PhituiError:
-        return None
+    with LoadStore(file) as store:
+        found = store.answered(platform.node(), fingerprint, settings)
     if found is None:
         return None
-    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
-    return Speed(found.tokens_per_s, "measured", f"{found.tokens} tokens of a chat of {day}")
+    chats = "the chat" if found.loads == 1 else f"{found.loads} chats, the last"
+    return Speed(found.tokens_per_s, "measured", f"{chats} of {_day(found.created)}")
 
 
 @lru_cache(maxsize=4)

@@ -90,9 +90,13 @@ def option(
     return dataclasses.field(default=default, metadata={"phitui": details})
 
 
-@cache
 def specs(options: type) -> tuple[OptionSpec, ...]:
     """The options of a dataclass, in order. Raises TypeError for a field type that cannot be rendered."""
+    return _specs(options)
+
+
+@cache
+def _specs(options: type) -> tuple[OptionSpec, ...]:
     hints = typing.get_type_hints(options)
     return tuple(_spec(field, hints[field.name]) for field in dataclasses.fields(options))
 

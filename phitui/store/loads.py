@@ -65,15 +65,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Answered:
-    """How fast the answers of one load were."""
+    """How fast the last `loads` loads answered: the median of their speeds. `created` is the time of the newest."""
 
     created: float
-    tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
+    tokens_per_s: float
+    loads: int
 
 
 class LoadStore(Store):
@@ -108,14 +104,14 @@ class LoadStore(Store):
             )
 
     def answered(self, machine: str, fingerprint: str, settings: str) -> Answered | None:
-        """The newest load of that file with those settings that answered anything worth counting."""
+        """The newest loads of that file with those settings that answered anything worth counting."""
         with self._refusing():
-            row = self._database.execute(
-                "SELECT created, decode_tokens, decode_seconds FROM loads WHERE machine = ? AND fingerprint = ?"
-                " AND settings = ? AND decode_tokens >= ? AND decode_seconds > 0 ORDER BY created DESC LIMIT 1",
-                (machine, fingerprint, settings, FEWEST_TOKENS),
-            ).fetchone()
-        return Answered(*row) if row else None
+            rows = self._database.execute(
+                "SELECT created, decode_tokens / decode_seconds FROM loads WHERE machine = ? AND fingerprint = ?"
+                " AND settings = ? AND decode_tokens >= ? AND decode_seconds > 0 ORDER BY created DESC LIMIT ?",
+                (machine, fingerprint, settings, FEWEST_TOKENS, REMEMBERED),
+            ).fetchall()
+        return Answered(rows[0][0], statistics.median(rate for _, rate in rows), len(rows)) if rows else None
 
     def learned(self, machine: str) -> dict[tuple[str, str], Learned]:
         """By (device, backend): the median of what its last loads took beyond their plan, never less than nothing.

@@ -59,7 +59,7 @@ def test_a_load_that_took_less_corrects_nothing(store: LoadStore) -> None:
     assert store.learned("box")["CUDA0 · RTX", "cuda"] == Learned(0, 1)
 
 
-def test_speed_is_that_of_the_newest_load_that_said_enough(store: LoadStore) -> None:
+def test_speed_is_the_median_of_loads_that_said_enough(store: LoadStore) -> None:
     first = store.add(load(1, 0))
     store.add_answer(first, 10, 1.0)
     assert store.answered("box", "f", "{}") is None  # ten tokens are no measurement
@@ -71,7 +71,7 @@ def test_speed_is_that_of_the_newest_load_that_said_enough(store: LoadStore) -> 
     store.add_answer(second, 100, 1.0)
     newer = store.answered("box", "f", "{}")
     assert newer is not None
-    assert newer.tokens_per_s == 100.0
+    assert (newer.tokens_per_s, newer.loads, newer.created) == (60.0, 2, 2)
     assert store.answered("box", "f", '{"layers": 1}') is None
     assert [row.created for row in store.last()] == [2, 1]
 
@@ -147,6 +147,20 @@ def test_an_estimate_where_the_bandwidth_is_known(model: Path, context: Context)
     assert made.speed is not None
     assert made.speed.how == "estimated"
     assert made.speed.tokens_per_s == pytest.approx(10e9 / made.devices[0].read)
+
+
+def test_an_evaluation_measures_the_speed_too(model: Path, context: Context) -> None:
+    from phitui.actions.evaluate import store_file
+    from phitui.store.measures import Measured, MeasureStore
+
+    with MeasureStore(store_file(context)) as store:
+        for created, rate in ((1.0, 11.0), (2.0, 12.0)):
+            values = {"perplexity": 7.0, "decode_tokens_per_s": rate}
+            store.add(model, Measured("tiny", "judge", created, "text", values, {"layers": "-1", "threads": "2"}))
+    found = plan(context, PlanRequest(str(model))).speed
+    assert found is not None
+    assert (found.tokens_per_s, found.how) == (12.0, "measured")
+    assert "phitui eval" in found.source
 
 
 def test_what_an_engine_does_not_tell_is_not_remembered(model: Path, context: Context) -> None:
