@@ -299,3 +299,17 @@ def test_a_missing_shard(hub: Hub, context: Context) -> None:
     del hub.files["model-00002-of-00002.safetensors"]
     with pytest.raises(InvalidFile, match=r"model-00002-of-00002.safetensors is missing"):
         remote.look(context, "acme/phi")
+
+
+def test_two_builds_at_once(hub: Hub, local: Path, tmp_path: Path, context: Context) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    remote.look(context, "acme/phi")
+    hub.trouble.cut_all = 250_000
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(write, context, "acme/phi", "BF16", tmp_path / f"{n}.gguf") for n in range(2)]
+        for job in jobs:
+            job.result()
+    write(context, str(local), "BF16", tmp_path / "built.gguf")
+    assert (tmp_path / "0.gguf").read_bytes() == (tmp_path / "1.gguf").read_bytes()
+    assert (tmp_path / "0.gguf").read_bytes() == (tmp_path / "built.gguf").read_bytes()
