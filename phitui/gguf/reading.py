@@ -169,7 +169,9 @@ class SourceFiles:
             try:
                 count = os.preadv(self._descriptors[path], [target], offset)
             except OSError as error:
-                raise InvalidFile(f"{path}: cannot be read: {error.strerror}") from None
+                raise InvalidFile(
+                    f"{path}: cannot be read: {error.strerror}", "is it there, and may you read it?"
+                ) from None
             if not count:
                 raise _changed(path)
             target = target[count:]
@@ -192,7 +194,10 @@ class SourceFiles:
                 )
         held = sum(extent.length for extent in tensor.extents)
         if held != tensor.stored_bytes:
-            raise InvalidFile(f"tensor {tensor.name}: its source holds {held} bytes instead of {tensor.stored_bytes}")
+            raise InvalidFile(
+                f"tensor {tensor.name}: its source holds {held} bytes instead of {tensor.stored_bytes}",
+                "download it again",
+            )
 
     def _open(self, path: Path | HubFile) -> None:
         if isinstance(path, HubFile):
@@ -201,7 +206,9 @@ class SourceFiles:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise InvalidFile(f"{path}: cannot be read: {error.strerror}") from None
+            raise InvalidFile(
+                f"{path}: cannot be read: {error.strerror}", "is it there, and may you read it?"
+            ) from None
         self._descriptors[path] = descriptor
         self._identities[path] = _identity(path, os.fstat(descriptor))
 

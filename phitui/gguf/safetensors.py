@@ -78,7 +78,14 @@ class Checkpoint:
 
 def open_checkpoint(directory: Path | str) -> Checkpoint:
     """Describe a checkpoint. Reads config.json and the headers of the shards. Raises InvalidFile with what is wrong."""
-    directory = Path(directory)
+    try:
+        return _describe(Path(directory))
+    except InvalidFile as error:
+        error.hint = error.hint or _AGAIN
+        raise
+
+
+def _describe(directory: Path) -> Checkpoint:
     if not directory.exists():
         raise InvalidFile(f"{directory} does not exist", "give a checkpoint directory, or pull one: phitui pull REPO")
     if not directory.is_dir():

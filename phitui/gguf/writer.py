@@ -195,7 +195,9 @@ class _Write:
         try:
             return digest.finish(self._report)
         except OSError as error:
-            raise TargetError(f"{self.partial.path}: cannot be read back: {error.strerror or error}") from None
+            raise TargetError(
+                f"{self.partial.path}: cannot be read back: {error.strerror or error}", "choose another disk with --out"
+            ) from None
 
     def _work(self, threads: int) -> None:
         """Let the threads empty the queue; this one reports, syncs now and then, and listens for a cancel."""

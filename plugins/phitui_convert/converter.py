@@ -10,10 +10,12 @@ from typing import Any
 from phitui.api import (
     Availability,
     Checkpoint,
+    InvalidFile,
     PhituiError,
     Source,
     SourceTensor,
     TensorSource,
+    UnsupportedModel,
     Value,
     Verdict,
     open_checkpoint,
@@ -26,6 +28,9 @@ from phitui_convert.architecture.rope import check_arrival
 from phitui_convert.families import READERS
 from phitui_convert.general import Described
 from phitui_convert.vocabulary import Vocabulary
+
+_DAMAGED = "compare its files with those of the model's repository, or download it again: phitui pull REPO"
+_OTHERS = "phitui models shows which models can be converted"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,13 @@ class PhiConverter:
 
     def open(self, checkpoint: Path, options: Any) -> TensorSource:
         """Check every tensor against config.json and read the tokenizer. Raises UnsupportedModel or InvalidFile."""
+        try:
+            return self._open(checkpoint, options)
+        except (InvalidFile, UnsupportedModel) as error:
+            error.hint = error.hint or (_DAMAGED if isinstance(error, InvalidFile) else _OTHERS)
+            raise
+
+    def _open(self, checkpoint: Path, options: Any) -> TensorSource:
         opened = open_checkpoint(checkpoint)
         model = _model(opened, options.mmproj)
         tensors = model.tensors(opened)

@@ -118,12 +118,14 @@ def read_imatrix(path: Path) -> Imatrix:
     for name in names:
         sums, counts = (_floats(path, tensors.get(f"{name}.{part}")) for part in ("in_sum2", "counts"))
         if not counts.size or sums.size % counts.size:
-            raise InvalidFile(f"{path}: the sums and counts of {name} do not match")
+            raise InvalidFile(
+                f"{path}: the sums and counts of {name} do not match", "make it again: phitui imatrix MODEL"
+            )
         counts = np.rint(counts).astype(np.float32).reshape(-1, 1)
         table = sums.reshape(counts.size, -1)
         values = np.where(counts > 0, table / np.where(counts > 0, counts, np.float32(1)), np.float32(1))
         if not np.isfinite(values).all():
-            raise InvalidFile(f"{path}: {name} holds values that are not finite")
+            raise InvalidFile(f"{path}: {name} holds values that are not finite", "make it again: phitui imatrix MODEL")
         weights[name] = np.ascontiguousarray(values.reshape(-1), dtype=np.float32)
     datasets = tuple(str(text) for text in header.get("imatrix.datasets"))
     return Imatrix(str(path), datasets, int(header.get("imatrix.chunk_count")), weights)
@@ -142,7 +144,10 @@ def _floats(path: Path, tensor: Any) -> Any:
     import numpy as np
 
     if tensor is None or tensor.type != TensorType.F32:
-        raise InvalidFile(f"{path}: an importance matrix has F32 sums and counts for every tensor; one is missing")
+        raise InvalidFile(
+            f"{path}: an importance matrix has F32 sums and counts for every tensor; one is missing",
+            "make it again: phitui imatrix MODEL",
+        )
     with path.open("rb") as file:
         file.seek(tensor.offset)
         return np.frombuffer(file.read(tensor.size), dtype="<f4")

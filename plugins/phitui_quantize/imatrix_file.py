@@ -73,7 +73,7 @@ def read_legacy(path: Path) -> Legacy:
         sums = np.frombuffer(reader.take(4 * count, f"the values of {name}"), "<f4")
         weights[name] = np.ascontiguousarray(sums / np.float32(calls) if calls else sums, np.float32)
         if not np.isfinite(weights[name]).all():
-            raise InvalidFile(f"{path}: {name} holds values that are not finite")
+            raise InvalidFile(f"{path}: {name} holds values that are not finite", "make it again: phitui imatrix MODEL")
     if reader.rest < 8:
         return Legacy(weights, 0, ())
     chunks = reader.integer("the count of chunks", 0)

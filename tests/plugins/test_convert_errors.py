@@ -126,10 +126,32 @@ def test_longrope_in_one_schema_and_not_in_the_other(tmp_path: Path) -> None:
     ]
     values = json.loads((directory / "config.json").read_text())
     edit(directory / "config.json", rope_parameters=values["rope_scaling"], rope_scaling={"type": "default"})
-    with pytest.raises(InvalidFile, match=r"tiny: config.json: rope_parameters says longrope, but its factors would not be in the file"):
+    with pytest.raises(
+        InvalidFile, match=r"tiny: config.json: rope_parameters says longrope, but its factors would not"
+    ):
         opened(directory)
     edit(directory / "config.json", rope_scaling=None)
     assert "rope_factors_long.weight" in [tensor.name for tensor in opened(directory).tensors]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"hidden_size": "big"}),
+        ("config.json", {"num_attention_heads": 3}),
+        ("config.json", {"head_dim": 100}),
+        ("config.json", {"rope_scaling": "longrope"}),
+        ("config.json", {"vocab_size": 300}),
+        ("tokenizer.json", {"added_tokens": {"x": 1}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["x"]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}),
+    ],
+)
+def test_every_refusal_has_a_next_step(file: str, changes: dict[str, Any], tiny: Path) -> None:
+    edit(tiny / file, **changes)
+    with pytest.raises((InvalidFile, UnsupportedModel)) as error:
+        opened(tiny)
+    assert str(tiny) in error.value.message and error.value.hint
 
 
 json_values = st.recursive(

@@ -33,7 +33,8 @@ def write(path: Path, arrays: dict[str, Any], keys: dict[str, Value] | None = No
         data = data if data.dtype == np.float16 else data.astype(np.float32)
         extent = InlineExtent(data.tobytes())
         tensors.append(SourceTensor(name, tuple(reversed(data.shape)), stored, (extent,)))
-    write_gguf(FilePlan("", KEYS if keys is None else keys, place([(t, t.stored, None) for t in tensors])), path)
+    plan = FilePlan("", KEYS if keys is None else keys, place([(t, t.stored, None) for t in tensors]))
+    write_gguf(plan, path, allow_nan=True)
     return path
 
 
