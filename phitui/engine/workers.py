@@ -172,7 +172,7 @@ def _ask(endpoint: str, deadline: float) -> Worker:
         for capabilities in _GREETINGS:
             try:
                 link = _Link(endpoint, deadline)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 return Worker(endpoint, "gone", f"does not answer: {_reason(error, seconds)}")
             with link:
                 try:
@@ -276,8 +276,8 @@ def _resembles(data: bytes) -> str:
     return next((f"it speaks {known[start]}" for start in known if text.startswith(start)), f"it answered '{text}'")
 
 
-def _reason(error: OSError, seconds: float) -> str:
-    if isinstance(error, socket.gaierror):
+def _reason(error: OSError | UnicodeError, seconds: float) -> str:
+    if isinstance(error, (socket.gaierror, UnicodeError)):
         return "there is no host of that name"
     if isinstance(error, TimeoutError):
         return f"no answer within {seconds:.1f} s"

@@ -118,10 +118,12 @@ def ssh(link: socket.socket) -> None:
 
 
 def gibberish(link: socket.socket) -> None:
+    link.recv(64)
     link.sendall(b"\x1b[2J\xff\xfe\xfd\xfc\xfb")
 
 
 def mumbles(link: socket.socket) -> None:
+    link.recv(64)
     link.sendall(b"abc")
 
 
@@ -159,7 +161,11 @@ def test_nothing_listens_and_nothing_is_said(serve: Callable[[Talk], str]) -> No
 
 
 def test_a_name_that_takes_long_to_look_up_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(5))
+    def slow(*_: object) -> None:
+        time.sleep(2)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
     began = time.monotonic()
     (worker,) = ask_workers(["far-away.example:50052"], 0.3)
     assert time.monotonic() - began < 1
@@ -184,6 +190,12 @@ def test_giving_up_resets_the_connection() -> None:
 def test_what_is_not_host_and_port(text: str) -> None:
     with pytest.raises(UsageError, match="is not HOST:PORT"):
         split(text)
+
+
+@pytest.mark.parametrize("host", ["no..name", "x" * 300])
+def test_names_that_no_host_has(host: str) -> None:
+    (worker,) = ask_workers([f"{host}:50052"], 1.0)
+    assert worker.state == "gone"
 
 
 def test_ipv6_is_told_apart() -> None:
