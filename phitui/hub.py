@@ -89,7 +89,7 @@ def _patiently(ask: Callable[[], Any]) -> Any:
             response: Any = getattr(error, "response", None)
             if response is None or response.status_code not in BUSY:
                 raise
-            wait = retry_after(response.headers.get("retry-after", "")) or delay * random.uniform(0.7, 1.3)  # noqa: S311
+            wait = retry_after(response) or delay * random.uniform(0.7, 1.3)  # noqa: S311
             if time.monotonic() + wait - began > _PATIENCE:
                 raise
             time.sleep(wait)

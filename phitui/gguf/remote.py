@@ -40,6 +40,7 @@ BUSY = (408, 425, 429, 500, 502, 503, 504, 520, 522, 524)
 _REFUSED = (400, 401, 403, 404, 410)
 """How stores of files answer to a signed address that has expired."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_WINDOW = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,6})")
 _YES = ("1", "ON", "YES", "TRUE")
 
 
@@ -221,7 +222,7 @@ class HubReader:
             return
         host = response.url.host
         if status in BUSY:
-            raise _Again(f"{host} answers {status}", retry_after(response.headers.get("retry-after", "")))
+            raise _Again(f"{host} answers {status}", retry_after(response))
         if status == 416:
             raise _changed(file, "it is shorter now")
         if not own and status in _REFUSED:
@@ -328,9 +329,16 @@ def _refusal(response: httpx.Response, file: HubFile) -> PhituiError:
     return PhituiError(f"{file}: {response.url.host} refuses ({status} {visible(code)})".replace(" )", ")"), _NETWORK)
 
 
-def retry_after(said: str) -> float:
-    """Seconds that a Retry-After header asks to wait, a number or a date; 0 if it does not say."""
-    said = said.strip()
+def retry_after(response: Any) -> float:
+    """Seconds that an answer asks to wait; 0 if it does not say.
+
+    By Retry-After, a number or a date; where requests are counted (429) also by RateLimit, as the Hub says it:
+    `"resolvers";r=0;t=55` (draft-ietf-httpapi-ratelimit-headers).
+    """
+    said = response.headers.get("retry-after", "").strip()
+    window = _WINDOW.search(response.headers.get("ratelimit", "")) if response.status_code == 429 else None
+    if not said and window:
+        return float(window[1])
     try:
         return max(0.0, float(said)) if said else 0.0
     except ValueError:

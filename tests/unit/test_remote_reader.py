@@ -87,9 +87,10 @@ def test_a_busy_server_is_asked_again(hub: Hub, file: HubFile, reader: HubReader
     assert reader.read(file, 7, 100) == DATA[7:107]
 
 
-def test_retry_after_is_kept_and_told(hub: Hub, file: HubFile) -> None:
+@pytest.mark.parametrize("header", [{"Retry-After": "1"}, {"RateLimit": '"resolvers";r=0;t=1'}])
+def test_retry_after_is_kept_and_told(hub: Hub, file: HubFile, header: dict[str, str]) -> None:
     notes: list[str] = []
-    hub.trouble.store = [(429, {"Retry-After": "1"})]
+    hub.trouble.store = [(429, header)]
     began = time.monotonic()
     with HubReader(notes.append, patience=0.01) as reader:
         assert reader.read(file, 7, 100) == DATA[7:107]
