@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import takewhile
 from typing import Any
 
 from phitui.actions.context import Context
@@ -70,7 +70,10 @@ def remedy(ctx: Context, backend: str = "", build: bool = False) -> Remedy | Non
             f"{row['title']} needs first: {'; '.join(ways[0]['needs'])}",
             f"install that, then: {ways[0]['line']}{_instead(rows, name)}",
         )
-    what = finding["what"] if finding and not backend else f"{row['title']} for llama-cpp-python"
+    asked = f"{row['title']} for llama-cpp-python" + (
+        " (no such hardware was found here)" if row["present"] is False else ""
+    )
+    what = finding["what"] if finding and not backend else asked
     return Remedy(name, row["title"], what, tuple(ready), state_of(report))
 
 
@@ -101,8 +104,9 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
         if code == 0:
             failure = None
             break
-        failure = PhituiError(f"{Path(way['argv'][0]).name} ended with exit code {code}: {telling(lines)}")
-        for line in failure.message.splitlines():
+        what = "compiling" if way["kind"] == "build" else "installing the ready-made wheel"
+        failure = PhituiError(f"{what} failed (exit code {code}): {telling(lines)}")
+        for line in failure.message.splitlines() if way is not request["ways"][-1] else ():
             job.note(line)
     job.progress(0, 0, "looking at the new engine")
     after = look()
@@ -232,18 +236,33 @@ _TELLING = re.compile(
     r"cmake error|fatal( error)?\s*:|\berror:|nvcc fatal|could not find|no such file|undefined reference", re.I
 )
 _EMPTY = re.compile(
-    r"subprocess-exited-with-error|failed building wheel|failed to build|exited with [1-9]|exit code: ", re.I
+    r"subprocess-exited-with-error|failed building wheel|failed to build|could not build|exited with [1-9]|exit code: ",
+    re.I,
 )
 """Lines that say that something failed, and not what."""
+_ANNOUNCED = re.compile(r"CMake Error.*:$")
 
 
 def _tells(line: str) -> bool:
     return bool(_TELLING.search(line)) and not _EMPTY.search(line)
 
 
+def _joined(lines: Sequence[str]) -> list[str]:
+    """The lines; where CMake only announces an error ("CMake Error at x:70 (message):"), with what it says below."""
+    said = [line for line in lines if line]
+    return [
+        " ".join([line, *takewhile(_plain, said[number + 1 : number + 5])]) if _ANNOUNCED.match(line) else line
+        for number, line in enumerate(said)
+    ]
+
+
+def _plain(line: str) -> bool:
+    return not (_TELLING.search(line) or _EMPTY.search(line))
+
+
 def telling(lines: Sequence[str], most: int = 4) -> str:
     """The lines of an installer's output that say what went wrong, with their meaning where it is known."""
-    clean = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in lines]
+    clean = _joined([re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in lines])
     known = {line: said for line in clean for pattern, said in MEANINGS if re.search(pattern, line, re.IGNORECASE)}
     meaning = next(iter(known.values()), "")
     alike = {re.sub(r"0x[0-9a-f]+|\d+", "#", line): line for line in reversed(clean) if line in known or _tells(line)}
