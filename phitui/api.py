@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phitui.domain.bundle import Bundle, BundleFile, ExportModel
+from phitui.domain.bundle import Bundle, BundleFile, BundleLink, ExportModel
 from phitui.domain.chat import (
     CHAT_FORMATS,
     ChatFormat,
@@ -125,6 +125,7 @@ __all__ = [
     "BandwidthMeter",
     "Bundle",
     "BundleFile",
+    "BundleLink",
     "Cancelled",
     "Catalogue",
     "ChatFormat",

@@ -10,9 +10,10 @@ from typing import Any
 
 from phitui.actions.context import Context
 from phitui.actions.models import resolve_model
+from phitui.actions.placing import in_place, place
 from phitui.actions.texts import write_text
 from phitui.domain import options
-from phitui.domain.bundle import Bundle, BundleFile, ExportModel
+from phitui.domain.bundle import Bundle, BundleLink, ExportModel
 from phitui.domain.offers import Exporter
 from phitui.errors import OutputExists, PhituiError, UsageError
 from phitui.gguf.facts import facts_from_header
@@ -33,7 +34,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written. `run` are the commands to type next."""
+    """What was written: texts, then the files of the model that were placed. `run` are the commands to type next."""
 
     files: tuple[Path, ...]
     run: tuple[str, ...] = ()
@@ -53,10 +54,14 @@ def preview(context: Context, request: ExportRequest) -> Bundle:
     header = read_model(path)
     template = header.get("tokenizer.chat_template", "")
     model = ExportModel(
-        path, facts_from_header(header), template if isinstance(template, str) else "", HeaderValues(header)
+        path,
+        facts_from_header(header),
+        template if isinstance(template, str) else "",
+        HeaderValues(header),
+        header.files if len(header.files) > 1 else (),
     )
     try:
-        return exporter.preview(model, values, request.out.absolute())
+        return _checked(exporter.preview(model, values, request.out.absolute()), model)
     except PhituiError:
         raise
     except Exception as error:  # a stranger's code
@@ -67,22 +72,26 @@ def preview(context: Context, request: ExportRequest) -> Bundle:
 
 
 def export(context: Context, request: ExportRequest, overwrite: bool = False) -> ExportResult:
-    """Write the export below `request.out`, each file at once under its name.
+    """Write the export below `request.out`, each file at once under its name, and place the files of the model.
 
-    Raises UsageError, with nothing written, if a file is there already (unless `overwrite`) or would lie outside.
+    Raises UsageError, with nothing written, if a file is there already (unless `overwrite`) or would lie outside. Only
+    files of the model itself are placed outside, where the preview says so; one that is there already is left alone.
     """
     bundle = preview(context, request)
     out = request.out.absolute()
-    files = [(_inside(out, file), file) for file in bundle.files]
-    there = [path for path, _ in files if os.path.lexists(path)]
+    files = [(_inside(out, file.path), file) for file in bundle.files]
+    links = [(target_of(out, link), link) for link in bundle.links]
+    missing = [(path, link) for path, link in links if not in_place(link.source, path)]
+    there = [path for path, _ in (*files, *missing) if os.path.lexists(path)]
     if there and not overwrite:
         raise OutputExists(f"{there[0]} is there already", "--overwrite replaces it, --out writes to another directory")
     blocked = next((path for path in there if path.is_dir()), None)
     if blocked is not None:
         raise UsageError(f"{blocked} is a directory", "--out writes to another directory")
+    how = tuple(f"{path}: {place(link.source, path, overwrite=overwrite)}" for path, link in links)
     for path, file in files:
         write_text(path, file.text, overwrite=overwrite)
-    return ExportResult(tuple(path for path, _ in files), bundle.run, bundle.notes)
+    return ExportResult(tuple(path for path, _ in (*files, *links)), bundle.run, (*how, *bundle.notes))
 
 
 class HeaderValues(Mapping[str, Any]):
@@ -103,11 +112,34 @@ class HeaderValues(Mapping[str, Any]):
         return len(list(self._header.keys()))
 
 
-def _inside(out: Path, file: BundleFile) -> Path:
+def target_of(out: Path, link: BundleLink) -> Path:
+    """Where a file of the model goes: anywhere for an absolute path, else below `out`. Raises UsageError."""
+    path = Path(link.path)
+    if not path.is_absolute():
+        return _inside(out, link.path)
+    if ".." in path.parts:
+        raise UsageError(f"the exporter wants to place the model at {link.path!r}, which is no plain path")
+    return path
+
+
+def _checked(bundle: Bundle, model: ExportModel) -> Bundle:
+    """The bundle, if all of it can be written. Raises UsageError for text that is no UTF-8 and for strangers' files."""
+    for file in bundle.files:
+        try:
+            file.text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{file.path} would hold a name that is no valid UTF-8", "rename the file") from None
+    foreign = next((link.source for link in bundle.links if link.source not in model.files), None)
+    if foreign is not None:
+        raise UsageError(f"the exporter wants to place {foreign}, which is no file of the model")
+    return bundle
+
+
+def _inside(out: Path, name: str) -> Path:
     """Where a file of the bundle goes. Raises UsageError for a path that leaves `out`, by ".." or by a link."""
-    relative = PurePosixPath(file.path)
+    relative = PurePosixPath(name)
     path = out.joinpath(*relative.parts)
-    leaves = relative.is_absolute() or not relative.parts or ".." in relative.parts or "\\" in file.path
+    leaves = relative.is_absolute() or not relative.parts or ".." in relative.parts or "\\" in name
     if leaves or not path.parent.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"the exporter wants to write {file.path!r}, which is outside the output directory")
+        raise UsageError(f"the exporter wants to write {name!r}, which is outside the output directory")
     return path

@@ -13,6 +13,7 @@ from phitui import hub
 from phitui.actions import build, evaluate, export, imatrix, lineage, plan, provenance, pull
 from phitui.actions.context import Context
 from phitui.actions.models import resolve_model
+from phitui.actions.placing import in_place
 from phitui.actions.recipe import RunRequest
 from phitui.actions.recipe_build import Building
 from phitui.actions.recipe_sources import compare, locate, option_rows, refuse, source_rows
@@ -226,9 +227,10 @@ class Steps:
         out = self.target(step.out, self.base).absolute()
         asked = export.ExportRequest(self._model(step.model), step.to, out, values)
         bundle = export.preview(self.ctx, asked)
-        files = [out / file.path for file in bundle.files]
+        files = [*(out / file.path for file in bundle.files), *(out / link.path for link in bundle.links)]
         document: Document = {"files": [str(p) for p in files], "run": list(bundle.run), "notes": list(bundle.notes)}
-        if all(_holds(path, file.text) for path, file in zip(files, bundle.files, strict=True)):
+        placed = all(in_place(link.source, out / link.path) for link in bundle.links)
+        if placed and all(_holds(out / file.path, file.text) for file in bundle.files):
             return document | {"skipped": f"{len(files)} files are written already"}
         self.job.note(f"export: to {step.to}")
         try:

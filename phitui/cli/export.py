@@ -52,6 +52,7 @@ def _refuse_foreign(options: type, values: dict[str, Any], to: str) -> None:
 
 def _shown(bundle: Bundle) -> str:
     parts = [f"==> {file.path} <==\n{file.text.rstrip()}" for file in bundle.files]
+    parts += [f"==> {link.path} <==\nthe file {link.source}, linked or copied" for link in bundle.links]
     return "\n".join([*parts, *_after(bundle.run, bundle.notes)])
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,14 @@ import pytest
 
 from phitui.__main__ import main
 from phitui.actions import export as actions
+from phitui.actions import placing
 from phitui.actions.context import Context
 from phitui.actions.export import ExportRequest
-from phitui.domain.bundle import Bundle, BundleFile, ExportModel
+from phitui.domain.bundle import Bundle, BundleFile, BundleLink, ExportModel
 from phitui.domain.offers import Availability
 from phitui.domain.options import option
 from phitui.domain.tensors import FilePlan, InlineExtent, SourceTensor, TensorType, Value, ValueType, place
-from phitui.errors import InvalidFile, PhituiError, Unavailable, UsageError
+from phitui.errors import InvalidFile, OutputExists, PhituiError, Unavailable, UsageError
 from phitui.gguf.writer import write_gguf
 
 TEMPLATE = (
@@ -194,3 +198,102 @@ def test_command_line_refuses(model: str, tmp_path: Path, extra: list[str], caps
     assert main(["export", model, "--to", "ollama", "--out", str(tmp_path / "out"), *extra]) == 2
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "out").exists()
+
+
+class Placer(Exporter):
+    """Places the model, or what a test says, where a test says."""
+
+    def __init__(self, path: str, source: Path | None = None) -> None:
+        super().__init__("readme.txt")
+        self.path, self.source = path, source
+
+    def preview(self, model: ExportModel, options: Options, out: Path) -> Bundle:
+        link = BundleLink(self.path, self.source or model.path)
+        return Bundle((BundleFile("readme.txt", options.text),), links=(link,))
+
+
+def test_the_model_is_linked(context: Context, model: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "its own" / "folder" / "m.gguf"
+    use(context, Placer(str(elsewhere)))
+    request = ExportRequest(model, "fake", tmp_path / "out")
+    assert actions.preview(context, request).links == (BundleLink(str(elsewhere), Path(model)),)
+    assert not elsewhere.parent.exists()
+    result = actions.export(context, request)
+    assert result.files == (tmp_path / "out" / "readme.txt", elsewhere)
+    assert elsewhere.samefile(model)
+    assert result.notes == (f"{elsewhere}: hard link, takes no space of its own",)
+    (tmp_path / "out" / "readme.txt").unlink()
+    assert actions.export(context, request).notes == (f"{elsewhere}: there already",)
+    actions.export(context, request, overwrite=True)
+    assert Path(model).read_bytes() == elsewhere.read_bytes() != b""
+    assert [path.name for path in elsewhere.parent.iterdir()] == ["m.gguf"]
+
+
+def test_the_model_is_copied_where_it_cannot_be_linked(
+    context: Context, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def refused(source: Any, target: Any) -> None:
+        if Path(source) == Path(model):
+            raise OSError(errno.EXDEV, "another file system")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(placing, "_reflink", lambda _real, _partial: False)
+    use(context, Placer("models/a b/m.gguf"))
+    placed = tmp_path / "out" / "models" / "a b" / "m.gguf"
+    request = ExportRequest(model, "fake", tmp_path / "out")
+    assert "copy, takes" in actions.export(context, request).notes[0]
+    assert placed.read_bytes() == Path(model).read_bytes()
+    assert not placed.samefile(model)
+    assert "there already" in actions.export(context, request, overwrite=True).notes[0]
+    placed.write_bytes(b"mine")
+    with pytest.raises(OutputExists):
+        actions.export(context, request)
+    assert placed.read_bytes() == b"mine"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(PhituiError, match=r"0\.00 GiB free"):
+        actions.export(context, request, overwrite=True)
+    assert [path.name for path in placed.parent.iterdir()] == ["m.gguf"]
+    monkeypatch.undo()
+    actions.export(context, request, overwrite=True)
+    assert placed.samefile(model)
+
+
+def test_a_file_in_the_way_of_the_model_stays(context: Context, model: str, tmp_path: Path) -> None:
+    taken = tmp_path / "folder" / "m.gguf"
+    taken.parent.mkdir()
+    taken.write_bytes(b"another model")
+    use(context, Placer(str(taken)))
+    request = ExportRequest(model, "fake", tmp_path / "out")
+    with pytest.raises(OutputExists, match="is there already"):
+        actions.export(context, request)
+    assert taken.read_bytes() == b"another model"
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(OutputExists):
+        placing.place(Path(model), taken)
+    assert taken.read_bytes() == b"another model"
+    actions.export(context, request, overwrite=True)
+    assert taken.samefile(model)
+
+
+def test_only_the_model_is_placed(context: Context, model: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    use(context, Placer(str(tmp_path / "x.gguf"), secret))
+    with pytest.raises(UsageError, match="no file of the model"):
+        actions.export(context, ExportRequest(model, "fake", tmp_path / "out"))
+    context.registry.exporters.pop(0)
+    for path in ("../x.gguf", f"{tmp_path}/a/../x.gguf"):
+        use(context, Placer(path))
+        with pytest.raises(UsageError, match=r"outside|no plain path"):
+            actions.export(context, ExportRequest(model, "fake", tmp_path / "out"))
+        context.registry.exporters.pop(0)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_a_name_that_is_no_text(context: Context, model: str, tmp_path: Path) -> None:
+    use(context, Exporter())
+    with pytest.raises(UsageError, match="no valid UTF-8"):
+        actions.export(context, ExportRequest(model, "fake", tmp_path / "out", {"text": "\udcff"}))

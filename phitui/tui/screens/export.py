@@ -154,6 +154,9 @@ class Export(Place):
         parts: list[Content | str] = [styled(f"▲ {note}", "$warning") for note in bundle.notes]
         for file in bundle.files:
             parts += ["", styled(f"── {file.path} ", "$primary bold"), *map(_coloured, file.text.rstrip().splitlines())]
+        for link in bundle.links:
+            parts += ["", styled(f"── {show.short_path(Path(link.path))} ", "$primary bold")]
+            parts += [f"{show.short_path(link.source)}, linked or copied"]
         parts += ["", styled("then", "$primary bold"), *[styled(f"  {command}", "$accent") for command in bundle.run]]
         self.query_one("#bundle", Static).update(lines(parts[1:] if parts and parts[0] == "" else parts))
 
