@@ -95,6 +95,8 @@ class BuildLineage:
     def publish(self) -> None:
         """Give the recipe its name, and remember the file's hash."""
         if self._recorder is None:
+            if self._build.overwrite:
+                lineage.drop_stale(self._out)
             return
         made = self._recorder.publish(self._job)
         self.path = str(made or "")

@@ -1,11 +1,12 @@
 """Lineage: beside every file phitui makes lies a recipe that tells what it was made from and makes it again.
 
-Hashes are taken by threads of low priority while the file is written; the recipe is complete or absent, and a build is
+Hashes are taken by threads of their own while the file is written; the recipe is complete or absent, and a build is
 never lost for want of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ from phitui.domain.recipe import EditRecord, FileRecord, MadeRecord, Recipe, Res
 from phitui.domain.text import visible
 from phitui.errors import PhituiError
 from phitui.store.hashes import Hashed, Hashing, HashStore
-from phitui.store.sidecar import Sidecar, beside, dumps, read_beside
+from phitui.store.sidecar import Sidecar, beside, dumps, is_record, read_beside, read_recipe
 
 RESULT_TITLE = """How {name} was made. To make it again{exactly}:
   phitui run {recipe}
@@ -63,6 +64,7 @@ class Recorder:
     def __init__(self, ctx: Context, out: Path, source: provenance.Found, extra: Iterable[OptionFile]) -> None:
         self._out, self._source, self._extra = out, source, list(extra)
         self._sidecar, self._ready, self.problem = Sidecar(out), False, ""
+        self._sha256 = ""
         self._store = hash_store(ctx)
         self._hashing: Hashing | None = None
         try:
@@ -73,6 +75,7 @@ class Recorder:
 
     def seal(self, recipe: Recipe, result: ResultRecord, job: JobContext) -> None:
         """Wait for the hashes and write the recipe, complete, under another name. Raises Cancelled only."""
+        self._sha256 = result.sha256
         if self._hashing is None:
             return
 
@@ -110,6 +113,7 @@ class Recorder:
                 self.problem = error.message
             else:
                 return self._sidecar.path
+        drop_stale(self._out, self._sha256)
         job.note(f"{self._out.name} is complete, but its lineage is not recorded: {self.problem or 'unknown'}")
         return None
 
@@ -119,6 +123,16 @@ class Recorder:
             self._hashing.stop()
         self._store.__exit__()
         self._sidecar.discard()
+
+
+def drop_stale(path: Path, sha256: str = "") -> None:
+    """Remove a recipe that phitui wrote beside a former file of that name; `sha256` is the one of the file now."""
+    sidecar = beside(path)
+    with contextlib.suppress(OSError, PhituiError):
+        if is_record(sidecar):
+            result = read_recipe(sidecar).result
+            if result is None or result.sha256 != sha256:
+                sidecar.unlink()
 
 
 def _pair(hashed: Hashed) -> tuple[int, str]:
@@ -224,8 +238,6 @@ def record_edit(ctx: Context, path: Path, what: str, made_from: Path | None = No
 
 def _before(path: Path) -> Recipe | None:
     """The recipe beside a file that may have been changed since: only its name is held against it."""
-    from phitui.store.sidecar import read_recipe
-
     try:
         recipe = read_recipe(beside(path))
     except PhituiError:

@@ -17,7 +17,7 @@ from phitui.domain.recipe import BuildStep, Recipe
 from phitui.domain.text import visible
 from phitui.errors import OutputExists, UsageError
 from phitui.store.hashes import Hashing
-from phitui.store.sidecar import read_beside
+from phitui.store.sidecar import beside, read_beside
 
 if TYPE_CHECKING:
     from phitui.actions.recipe_steps import Steps
@@ -75,7 +75,7 @@ class Building:
             rows = [] if self.stream else source_rows(self.recipe, Path(request.source))
             rows += option_rows(self.ctx, self.steps.request, self.recipe)
             refuse(compare(rows, store, job=job), job, force)
-        former = self._done(out, request)
+        former = None if self._unfinished(out, request) else self._done(out, request)
         if former is not None:
             return former
         job.note(f"build: {out.name} of {Path(request.source).name}, {request.scheme}")
@@ -141,16 +141,24 @@ class Building:
         result = self.recipe.result
         return read_beside(out) is not None or (result is not None and out.stat().st_size == result.size)
 
+    def _unfinished(self, out: Path, request: build.BuildRequest) -> bool:
+        """Whether the file is there without its recipe: a former attempt was killed between the two, and is ended."""
+        if self.recipe.result is not None or request.overwrite or not out.is_file() or beside(out).exists():
+            return False
+        from phitui.gguf.published import is_written
+
+        return is_written(build.preview(self.ctx, request), out)
+
     def _done(self, out: Path, request: build.BuildRequest) -> dict[str, Any] | None:
         """The result, if the very file is there already; None if it is to be built. Raises OutputExists for another."""
         if not out.is_file():
             return None
-        recorded, beside = self.recipe.result, read_beside(out)
+        recorded, known = self.recipe.result, read_beside(out)
         with lineage.hash_store(self.ctx) as store:
             sha256 = Hashing(store, [out]).finish()[out].sha256
         same = recorded is not None and sha256 == recorded.sha256
-        if not same and recorded is None and beside is not None and beside.result is not None:
-            same = beside.result.sha256 == sha256 and self._asked_the_same(beside, request)
+        if not same and recorded is None and known is not None and known.result is not None:
+            same = known.result.sha256 == sha256 and self._asked_the_same(known, request)
         if not same:
             if request.overwrite:
                 return None

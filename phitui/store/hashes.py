@@ -122,7 +122,7 @@ class HashStore:
 
 
 class Hashing:
-    """Hashes of several files at once, in threads of low priority: other work goes on meanwhile.
+    """Hashes of several files at once, in threads: other work goes on meanwhile.
 
     With `fresh` every file is read, whatever is remembered of it. To be started and ended in the same thread.
     """
@@ -133,7 +133,7 @@ class Hashing:
         self.known: dict[Path, Hashed] = {}
         self._futures: dict[Path, tuple[Identity, Future[Hashed]]] = {}
         self.done = self.total = 0
-        self._pool = ThreadPoolExecutor(THREADS, "phitui-hash", _step_back)
+        self._pool = ThreadPoolExecutor(THREADS, "phitui-hash")
         for path in paths:
             self._add(path, fresh)
 
@@ -173,10 +173,3 @@ class Hashing:
         """End the threads; what was not finished is lost."""
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _step_back() -> None:
-    """The work that the hashes belong to goes first. Where a thread has no priority of its own, nothing happens."""
-    with contextlib.suppress(OSError, AttributeError):
-        if os.uname().sysname == "Linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)

@@ -19,7 +19,7 @@ from phitui.domain.recipe import MadeRecord
 from phitui.errors import Cancelled, PhituiError
 from phitui.store import hashes
 from phitui.store.hashes import Hashed, sha256_of
-from phitui.store.sidecar import beside, read_recipe
+from phitui.store.sidecar import Sidecar, beside, read_recipe
 from phitui.testing.bytewise import write_bytewise
 from phitui.testing.checkpoints import write_checkpoint
 
@@ -112,6 +112,19 @@ def test_a_build_whose_recipe_cannot_be_written_is_not_lost(
     assert any("lineage is not recorded" in note and "No space left" in note for note in job.notes)
 
 
+@pytest.mark.parametrize("how", ["not wanted", "not possible"])
+def test_no_recipe_of_a_former_file_stays(
+    checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    out = folder / "m.gguf"
+    make(checkpoint, out)
+    (checkpoint / "generation_config.json").write_text('{"temperature": 0.5}')
+    if how == "not possible":
+        monkeypatch.setattr(Sidecar, "prepare", lambda *_: (_ for _ in ()).throw(PhituiError("no room")))
+    make(checkpoint, out, overwrite=True, lineage=how == "not possible")
+    assert [path.name for path in folder.iterdir()] == ["m.gguf"]
+
+
 def test_a_build_that_died_between_the_two_names_gets_its_recipe(checkpoint: Path, folder: Path) -> None:
     out = folder / "m.gguf"
     first = make(checkpoint, out)
@@ -122,6 +135,20 @@ def test_a_build_that_died_between_the_two_names_gets_its_recipe(checkpoint: Pat
     assert (again["sha256"], again["lineage"]) == (first["sha256"], str(beside(out)))
     assert read_recipe(beside(out)).result == read_recipe(beside(out)).result
     assert sorted(path.name for path in folder.iterdir()) == ["m.gguf", "m.gguf.toml"]
+
+
+def test_a_recipe_that_died_between_the_two_names(context: Context, checkpoint: Path, folder: Path) -> None:
+    from dataclasses import asdict
+
+    path = folder / "r.toml"
+    path.write_text(f'[build]\nsource = "{checkpoint}"\nscheme = "BF16"\nout = "m.gguf"\n')
+    request = asdict(actions.load(context, actions.RunRequest(str(path)))[0])
+    first = actions.run(request, Job())["steps"]["build"]
+    beside(folder / "m.gguf").unlink()
+    again = actions.run(request, Job())["steps"]["build"]
+    assert again["lineage"] == str(beside(folder / "m.gguf"))
+    assert again["sha256"] == first["sha256"]
+    assert "skipped" in actions.run(request, Job())["steps"]["build"]
 
 
 def test_a_build_cancelled_at_its_checksums(checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
