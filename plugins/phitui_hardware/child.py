@@ -28,6 +28,9 @@ ANSWER_SECONDS = 30.0
 WORKER_SECONDS = 6.0
 """The same where RPC workers are asked. A worker serves one program at a time: others connect and hear nothing."""
 
+WARM_WORKER_SECONDS = 3.0
+"""The same once the libraries are loaded: then a worker that takes so long hangs."""
+
 
 _MISMATCH = re.compile(r"version mismatch: ([\d.]+)|malformed response()|handshake failed()")
 """What llama.cpp says before it ends its process because of a worker of another version."""
@@ -46,8 +49,8 @@ class Child:
 
     def ask(self, question: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
         """The child's answer. Raises EngineError if it died or hung, PhituiError with its own words if it refused."""
-        seconds = seconds or (WORKER_SECONDS if self._rpc else ANSWER_SECONDS)
         with self._lock:
+            seconds = seconds or self._patience()
             process = self._running()
             assert process.stdin is not None
             try:
@@ -65,6 +68,12 @@ class Child:
         if "error" in answer:
             raise _refusal(answer["error"], answer.get("hint", ""))
         return answer
+
+    def _patience(self) -> float:
+        if not self._rpc:
+            return ANSWER_SECONDS
+        warm = self._process is not None and self._process.poll() is None
+        return min(WARM_WORKER_SECONDS, WORKER_SECONDS) if warm else WORKER_SECONDS
 
     def close(self) -> None:
         """End the child."""
