@@ -17,7 +17,7 @@ from phitui.engine.client import EngineProcess
 from phitui.errors import DoesNotFit, PhituiError
 
 if TYPE_CHECKING:
-    from phitui.domain.offload import OffloadPlan
+    from phitui.domain.offload import OffloadPlan, Tradeoff
 
 Progress = Callable[[float], None]
 
@@ -180,19 +180,20 @@ def open_chat(context: Context, request: ChatRequest, progress: Progress | None 
 
 def _planned(context: Context, request: ChatRequest, model: Path) -> OffloadPlan:
     """The plan for the engine. Raises DoesNotFit where it does not fit and was not forced."""
-    from phitui.actions.plan import plan, release
+    from phitui.actions.plan import plan, release, tradeoffs
     from phitui.domain.offload import PlanRequest
 
     names = {spec.name for spec in specs(LoadOptions)}
     workers.refresh(context, request)
-    found = plan(context, PlanRequest(model=str(model), **{name: getattr(request, name) for name in names}))
+    asked = PlanRequest(model=str(model), **{name: getattr(request, name) for name in names})
+    found = plan(context, asked)
     release(context)  # a probe that stays alive would keep its GPU context beside the model's
     if not found.fits and not request.force:
-        raise _does_not_fit(found)
+        raise _does_not_fit(found, tradeoffs(context, asked, found))
     return found
 
 
-def _does_not_fit(found: OffloadPlan) -> DoesNotFit:
+def _does_not_fit(found: OffloadPlan, reach: Sequence[Tradeoff]) -> DoesNotFit:
     gib = 1 << 30
     needs = "; ".join(
         f"{device.name} needs {device.sum / gib:.2f} GiB of {device.free / gib:.2f} GiB free"
@@ -200,9 +201,16 @@ def _does_not_fit(found: OffloadPlan) -> DoesNotFit:
         if not device.fits
     )
     shared = next((text for text in found.warnings if "shares the RAM" in text), "")
+    ways = []
+    here = [row for row in reach if row.layers == found.n_gpu_layers and row.context]
+    if same := next((row for row in here if row.kv_type == found.kv_type and row.context < found.n_ctx), None):
+        ways.append(f"--ctx {same.context}")
+    if other := next((row for row in here if row.kv_type != found.kv_type), None):
+        ways.append(f"--kv-type {other.kv_type} --ctx {min(other.context, found.n_ctx)}")
+    if found.n_gpu_layers:
+        ways.append("--layers auto")
     return DoesNotFit(
         f"{Path(found.model).name} does not fit with {found.n_gpu_layers} of {found.layers_total} layers offloaded "
         f"and a context of {found.n_ctx}: {needs or shared or 'no device has room'}",
-        "use a smaller context (--ctx max finds the most), fewer layers (--layers auto), a quantized KV cache "
-        "(--kv-type q8_0) or a smaller scheme; --force loads it all the same",
+        f"{' or '.join(ways) or 'a smaller scheme'}; --force loads it all the same",
     )

@@ -155,7 +155,9 @@ def _scalar(spec: OptionSpec, value: Any) -> Any:
         raise UsageError(f"{spec.flag} cannot be {value!r}", f"choices: {', '.join(spec.choices)}")
     low, high = spec.minimum, spec.maximum
     if (low is not None and converted < low) or (high is not None and converted > high):
-        raise UsageError(f"{spec.flag} is out of range: {value}", f"from {low} to {high}")
+        raise UsageError(
+            f"{spec.flag} is out of range: {value}", f"from {low} to {high}" if high is not None else f"{low} or more"
+        )
     return converted
 
 
