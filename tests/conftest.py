@@ -23,6 +23,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PHITUI_HOME", str(directory / "phitui"))
     monkeypatch.setenv("HF_HOME", str(directory / "huggingface"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OLLAMA_MODELS", str(directory / "ollama"))
+    for name in ("OLLAMA_HOST", "LLAMA_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("PHITUI_PLUGINS", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "CMAKE_ARGS", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     return directory

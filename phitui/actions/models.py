@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.actions.context import Context
+from phitui.actions.places import once
 from phitui.domain.model import Artifact, KnownModel, ModelFacts, Verdict
 from phitui.domain.text import visible
 from phitui.errors import InvalidFile, PhituiError, UnsupportedModel, UsageError
@@ -26,22 +27,25 @@ _CONFIG_LIMIT = 8 << 20
 
 
 def library(context: Context) -> list[Artifact]:
-    """Artifacts of all finders, each file once (by its real path), sorted by name; a split model is one artifact.
+    """Artifacts of all finders, equal content once, sorted by name; a split model is one artifact.
 
     What a finder left empty (architecture, scheme) is read from the header, through a cache on disk. A finder that
     fails is recorded among the plugin failures; the others go on.
     """
-    artifacts: dict[Path, Artifact] = {}
+    found: dict[tuple[int, int], list[Artifact]] = {}
     with Library(context.paths.cache / "library.db") as cache:
-        for found in _found(context):
+        for listed in _found(context):
             try:
-                artifact = _whole(found)
-                key = artifact.path.resolve()
-                if key not in artifacts:
-                    artifacts[key] = _described(artifact, cache)
+                artifact = _whole(listed)
+                stat = artifact.path.stat()
+                same = found.get((stat.st_dev, stat.st_ino), [])
+                if same:  # its header has been read
+                    artifact = dataclasses.replace(artifact, architecture=same[0].architecture, scheme=same[0].scheme)
+                found[stat.st_dev, stat.st_ino] = [*same, _described(artifact, cache)]
             except (OSError, RuntimeError):
                 continue  # gone since it was found, or a loop of links
-    return sorted(artifacts.values(), key=lambda item: (item.name.lower(), str(item.path)))
+    artifacts = once(context, found.values())
+    return sorted(artifacts, key=lambda item: (item.name.lower(), str(item.path)))
 
 
 def catalogue(context: Context) -> list[KnownModel]:
@@ -101,23 +105,34 @@ def named(context: Context, text: str) -> Artifact | None:
     text = shard_path(Path(part[0]), 1, part[2]).name if part and "/" not in text else text
     artifacts = library(context)
     for fold in (str, str.lower):
-        wanted = fold(text)
-        found = [a for a in artifacts if wanted in {fold(name) for name in _names(a)}]
-        if len(found) > 1:
-            raise UsageError(
-                f"{len(found)} models are named {visible(text)!r}",
-                "give the path of one: " + ", ".join(str(artifact.path) for artifact in found[:5]),
-            )
-        if found:
-            return found[0]
+        for names in (_names, _aliases):
+            wanted = fold(text)
+            found = [a for a in artifacts if wanted in {fold(name) for name in names(a)}]
+            if len(found) > 1:
+                raise UsageError(
+                    f"{len(found)} models are named {visible(text)!r}",
+                    "give the path of one: " + ", ".join(str(artifact.path) for artifact in found[:5]),
+                )
+            if found:
+                return found[0]
     return None
 
 
 def _names(artifact: Artifact) -> tuple[str, ...]:
+    return _spellings(artifact, artifact.name)
+
+
+def _aliases(artifact: Artifact) -> tuple[str, ...]:
+    return tuple(spelling for name in artifact.aliases for spelling in _spellings(artifact, name))
+
+
+def _spellings(artifact: Artifact, name: str) -> tuple[str, ...]:
+    """A name, and what it is called without ".gguf" and without the number of a shard."""
     from phitui.gguf.shards import model_stem
 
-    name = artifact.name
-    return (name, name.removesuffix(".gguf"), model_stem(Path(name)) if artifact.kind == "gguf" else name)
+    if artifact.kind == "gguf" and name.lower().endswith(".gguf"):
+        return (name, name.removesuffix(".gguf"), model_stem(Path(name)))
+    return (name,)
 
 
 def inspect(context: Context, source: str) -> ModelFacts:
@@ -258,6 +273,7 @@ def _described(artifact: Artifact, cache: Library) -> Artifact:
     return dataclasses.replace(
         artifact,
         name=visible(artifact.name),
+        aliases=tuple(map(visible, artifact.aliases)),
         architecture=visible(artifact.architecture),
         scheme=visible(artifact.scheme),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +105,12 @@ def _found(ctx: Context, model: str) -> Artifact:
             raise UsageError(f"there is no model {model!r} here", "phitui models lists them")
         return artifact
     path = path.absolute()
-    known = [a for a in models.library(ctx) if a.path.absolute() in (path, models.first_file(path))]
-    if not known:
-        raise UsageError(f"{path} is none of the models that phitui models lists", "remove or rename it yourself")
-    return known[0]
+    wanted = (path, models.first_file(path))
+    for artifact in models.library(ctx):
+        place = next((p for p in (artifact.path, *artifact.places) if p.absolute() in wanted), None)
+        if place is not None:
+            return dataclasses.replace(artifact, path=place)
+    raise UsageError(f"{path} is none of the models that phitui models lists", "remove or rename it yourself")
 
 
 def _refuse_foreign(artifact: Artifact) -> None:
@@ -115,7 +118,7 @@ def _refuse_foreign(artifact: Artifact) -> None:
     parent = artifact.path.parent.resolve()
     if not any(parent.is_relative_to(folder.resolve()) for folder in plugin_folders()):
         raise UsageError(
-            f"{artifact.path} was found by {artifact.found_by}: it belongs to another program",
+            f"{artifact.path} lies outside of phitui's own folders: it belongs to another program",
             "remove or rename it with that program",
         )
 

@@ -67,7 +67,11 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file or checkpoint directory on this machine."""
+    """A model file or checkpoint directory on this machine.
+
+    `sha256` is that of the file, where its store tells it. The library lists equal content once: `places` are then all
+    paths of it, the own one first, and `aliases` the other names that it is found under; both are empty otherwise.
+    """
 
     path: Path
     kind: ArtifactKind
@@ -77,6 +81,9 @@ class Artifact:
     size: int
     found_by: str
     modified: float = 0.0
+    sha256: str = ""
+    places: tuple[Path, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
