@@ -8,6 +8,7 @@ are read from end to end are compared with the Hub's checksum on the way.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -58,7 +59,7 @@ class Block:
     filled: int = 0
     begun: bool = False
     checked: bool = True
-    data: bytearray | None = None
+    data: mmap.mmap | None = None
 
     @property
     def end(self) -> int:
@@ -142,6 +143,11 @@ def _cut(file: HubFile, parts: list[tuple[int, int]]) -> _File:
     return made
 
 
+def _memory(size: int) -> mmap.mmap:
+    """Memory that goes back to the system when it is thrown away; the heap would keep most of it."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class ReadAhead:
     """The bytes of known segments, ready or on their way. Safe for several threads."""
 
@@ -205,7 +211,7 @@ class ReadAhead:
         if self.reader.stop.is_set():
             raise Cancelled
 
-    def _wait(self, block: Block, filled: int) -> bytearray | None:
+    def _wait(self, block: Block, filled: int) -> mmap.mmap | None:
         """The block's data once so much of it is there; None if it was thrown away already.
 
         A block that has no room, since all others wait for readers too, is filled by this thread: whatever the order,
@@ -237,7 +243,7 @@ class ReadAhead:
         return self._disorder
 
     def _begin(self, block: Block) -> None:
-        block.begun, block.data = True, bytearray(block.length)
+        block.begun, block.data = True, _memory(block.length)
         self._held += block.length
         self._filling += 1
         made = self._files[block.file]
