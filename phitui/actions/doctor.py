@@ -11,6 +11,7 @@ from phitui import __version__
 from phitui.actions.context import Context
 from phitui.domain.hardware import BackendReport, EngineReport, InstallWay
 from phitui.domain.offers import Backend, BandwidthMeter, MemoryProbe
+from phitui.errors import PhituiError
 from phitui.plugins import availability
 from phitui.store.bandwidth import bandwidth_of, keep_bandwidth
 
@@ -67,16 +68,22 @@ def doctor(ctx: Context, fresh: bool = False) -> dict[str, Any]:
     }
 
 
-def measure_bandwidth(ctx: Context) -> int:
-    """Measure how fast devices read their memory, a second each, and keep it for plans; returns how many there were.
+def measure_bandwidth(ctx: Context) -> list[str]:
+    """Measure how fast devices read their memory, a second each, and keep it for plans.
 
-    Raises PhituiError where a measurement fails.
+    Returns a sentence for each backend whose measurement failed. Raises PhituiError where nothing can be kept.
     """
-    meters = [backend for backend in ctx.registry.backends if isinstance(backend, BandwidthMeter)]
-    measured = [speed for meter in meters if availability(meter).ok for speed in meter.bandwidth()]
-    for speed in measured:
-        keep_bandwidth(ctx.paths, speed)
-    return len(measured)
+    failures = []
+    for meter in ctx.registry.backends:
+        if isinstance(meter, BandwidthMeter) and availability(meter).ok:
+            try:
+                measured = meter.bandwidth()
+            except PhituiError as error:
+                failures.append(str(error))
+                continue
+            for speed in measured:
+                keep_bandwidth(ctx.paths, speed)
+    return failures
 
 
 def _report(backend: Backend) -> BackendReport:

@@ -23,7 +23,11 @@ def command(context: Context) -> click.Command:
     @click.option("--backend", default="", metavar="NAME", help="With --fix: install for this one, such as vulkan.")
     @click.option("--build", is_flag=True, help="With --fix: compile here, even where a ready-made wheel would do.")
     @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
-    @click.option("--bandwidth", is_flag=True, help="Measure how fast the memory is, a second long, and keep it.")
+    @click.option(
+        "--bandwidth",
+        is_flag=True,
+        help="Measure how fast the memory is, a second for each device, and keep it for plans.",
+    )
     @click.option("--all", "show_all", is_flag=True, help="Show install lines for every backend, present or not.")
     @output.json_flag
     def doctor(
@@ -38,8 +42,8 @@ def command(context: Context) -> click.Command:
         if fix:
             mend(context, backend, build=build, yes=yes, as_json=as_json)
             return
-        if bandwidth and not measure_bandwidth(context):
-            output.say("no backend here can measure its memory")
+        for failure in measure_bandwidth(context) if bandwidth else ():
+            output.say(failure)
         report = examine(context)
         output.emit(report, as_json, "" if as_json else text(report, show_all))
 
@@ -129,7 +133,8 @@ def _machine(report: dict[str, Any]) -> list[str]:
     for speed in report["bandwidth"]:
         day = time.strftime("%Y-%m-%d", time.localtime(speed["measured"]))
         busy = ", the machine was busy" if "busy" in speed["how"] else ""
-        value = f"{speed['bytes_per_second'] / 1e9:.1f} GB/s read by {speed['threads']} threads (measured {day}{busy})"
+        by = f" read by {speed['threads']} threads" if speed["threads"] > 1 else ""
+        value = f"{speed['bytes_per_second'] / 1e9:.1f} GB/s{by} (measured {day}{busy})"
         lines += _wrapped(f"memory of {speed['device']}", value)
     lines += ["", "Devices the engine can use"]
     if not report["devices"]:

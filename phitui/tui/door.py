@@ -199,7 +199,7 @@ class Door:
 
         return doctor.doctor(self.context, fresh)
 
-    def measure_bandwidth(self) -> int:
+    def measure_bandwidth(self) -> Sequence[str]:
         from phitui.actions import doctor
 
         return doctor.measure_bandwidth(self.context)

@@ -66,6 +66,14 @@ class HardwareBackend:
             integrated=bool(sight.cards) and all(card.shared for card in sight.cards),
         )
 
+    def bandwidth(self) -> Sequence[Bandwidth]:
+        """Measure the devices that the engine lists, one after the other."""
+        from phitui_hardware.bandwidth import measure_device
+
+        engine, _ = ask_engine()
+        rows = [row for row in engine.get("devices", ()) if row["registry"] in self.registries]
+        return [measure_device(device(row, self.name)) for row in rows]
+
 
 def _facts(sight: machine.Sight) -> Iterator[tuple[str, str]]:
     for card in sight.cards:

@@ -1,4 +1,4 @@
-"""How fast the processor reads its RAM: the number that decides how fast a model on the CPU can answer.
+"""How fast a device reads its memory: the number that decides how fast a model on it can answer.
 
 `python -m phitui_hardware.bandwidth THREADS` measures and prints JSON; `measure` runs that. Decoding reads every weight
 once per token and does little else, so the time per token is at least weights / bandwidth.
@@ -43,6 +43,20 @@ def measure(device: Device) -> Bandwidth:
     how = f"{cores} threads reading {part >> 20} MiB each, best of several rounds in {SECONDS:g} s"
     how += "; the machine was busy, so the figure is too low" if busy else ""
     return Bandwidth(device.name, device.description, speed, cores, round(time.time(), 3), how)
+
+
+def measure_device(device: Device) -> Bandwidth:
+    """Measure a GPU in a child process, by what decoding does there (see matvec). Raises PhituiError."""
+    command = [sys.executable, "-P", "-m", "phitui_hardware.matvec", device.name, f"{SECONDS:g}"]
+    said = tools.run(command, LIMIT)
+    try:
+        answer = json.loads(said.output)
+    except ValueError:
+        raise PhituiError(f"the memory of {device.name} could not be measured: {said.problem or said.output}") from None
+    if "error" in answer:
+        raise PhituiError(f"the memory of {device.name} could not be measured: {answer['error']}")
+    how = f"multiplying F16 matrices by a vector, best of several rounds in {SECONDS:g} s"
+    return Bandwidth(device.name, device.description, float(answer["bytes_per_second"]), 1, round(time.time(), 3), how)
 
 
 def read_speed(threads: int, part: int, seconds: float = SECONDS) -> float:

@@ -8,10 +8,11 @@ import pytest
 
 from phitui.__main__ import main
 from phitui.actions.context import Context
-from phitui.actions.doctor import doctor
+from phitui.actions.doctor import doctor, measure_bandwidth
 from phitui.cli.doctor import text
-from phitui.domain.hardware import BackendReport, Device, EngineReport
+from phitui.domain.hardware import BackendReport, Bandwidth, Device, EngineReport
 from phitui.domain.offers import Availability
+from phitui.errors import PhituiError
 from phitui.plugins import Failure, Registry
 
 GIB = 1024**3
@@ -82,6 +83,31 @@ def test_a_backend_that_raises_and_plugins_that_failed() -> None:
     assert any("boom" in what for what in whats)
     assert "1 plugin failure" in whats
     assert report["plugins"]["failed"] == [{"plugin": "x", "stage": "import", "error": "bad"}]
+
+
+class Meter(Fake):
+    def __init__(self, report: BackendReport, answer: list[Bandwidth] | PhituiError) -> None:
+        super().__init__(report)
+        self._answer = answer
+
+    def bandwidth(self) -> list[Bandwidth]:
+        if isinstance(self._answer, PhituiError):
+            raise self._answer
+        return self._answer
+
+
+def test_bandwidth_is_kept_and_shown_and_one_failure_stops_no_other() -> None:
+    context = Context()
+    used = BackendReport("cuda", (CARD,), True, True)
+    speed = Bandwidth("CPU", RAM.description, 41.5e9, 8, 1_760_000_000.0, "reading; the machine was busy")
+    context.__dict__["registry"] = Registry(backends=[Meter(used, PhituiError("CUDA0 hangs")), Meter(CPU, [speed])])
+    assert doctor(context)["bandwidth"] == []
+    assert measure_bandwidth(context) == ["CUDA0 hangs"]
+    report = doctor(context)
+    assert [(row["device"], row["bytes_per_second"]) for row in report["bandwidth"]] == [("CPU", 41.5e9)]
+    shown = " ".join(text(report).split())
+    assert "memory of CPU: 41.5 GB/s read by 8 threads (measured 2025-10-" in shown
+    assert ", the machine was busy)" in shown
 
 
 def test_without_any_backend() -> None:

@@ -19,7 +19,8 @@ from phitui_hardware.surroundings import Installer, Surroundings
 from phitui.actions.context import Context
 from phitui.actions.doctor import doctor
 from phitui.cli.doctor import text
-from phitui.errors import EngineError
+from phitui.domain.hardware import Device
+from phitui.errors import EngineError, PhituiError
 from phitui.plugins import Registry
 
 MACHINES = Path(__file__).parent / "data" / "hardware" / "machines"
@@ -257,3 +258,13 @@ def test_bandwidth_is_measured_in_a_child_and_is_a_speed() -> None:
     assert 1e8 < speed.bytes_per_second < 1e13
     assert (speed.device, speed.description) == ("CPU", backends.ram(machine.processor()[0]).description)
     assert speed.measured > 1_700_000_000
+
+
+@pytest.mark.skipif(not backends.child.installed(), reason="llama-cpp-python is not installed")
+def test_a_device_is_measured_by_what_decoding_does() -> None:
+    from phitui_hardware.bandwidth import measure_device
+
+    speed = measure_device(Device("CPU", "cpu", "cpu", "any", 1, 1))
+    assert 1e7 < speed.bytes_per_second < 1e13
+    with pytest.raises(PhituiError, match="the engine lists no device CUDA9"):
+        measure_device(Device("CUDA9", "cuda", "gpu", "any", 1, 1))

@@ -402,9 +402,9 @@ class StubDoor(Door):
             "engines": [],
         }
 
-    def measure_bandwidth(self) -> int:
+    def measure_bandwidth(self) -> Sequence[str]:
         self._said("bandwidth")
-        return 1
+        return ["the memory of CUDA0 could not be measured"]
 
     def remedy(self) -> Any:
         self._said("remedy")

@@ -261,5 +261,6 @@ async def test_machine_measures_the_memory(app: Any, door: Any, data: Any) -> No
         await data.wait(pilot, lambda: "RTX 4070" in data.shown(app))
         await pilot.press("b")
         await data.wait(pilot, lambda: ("bandwidth",) in door.calls and "RTX 4070" in data.shown(app))
+        assert any("CUDA0 could not be measured" in note.message for note in app._notifications)
         await pilot.press("r")
         await data.wait(pilot, lambda: ("doctor", True) in door.calls and "RTX 4070" in data.shown(app))

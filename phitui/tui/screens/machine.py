@@ -54,7 +54,8 @@ class Machine(Place):
         """Measure how fast the memory is, which takes a second or two, and show the report again."""
 
         def measured() -> Mapping[str, Any]:
-            self.app.door.measure_bandwidth()
+            for failure in self.app.door.measure_bandwidth():
+                self.app.call_from_thread(self.app.notify, failure, severity="warning", markup=False)
             return self.app.door.doctor()
 
         self._examine("measuring how fast the memory is …", measured)
