@@ -10,6 +10,7 @@ from phitui.actions.context import Context
 from phitui.domain.offers import JobContext, Offer, Quantizer
 from phitui.domain.recipe import BuildStep, Recipe, ResultRecord, Traced
 from phitui.domain.tensors import FilePlan, TensorSource
+from phitui.errors import PhituiError
 from phitui.store.hashes import sha256_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ class BuildLineage:
             files += lineage.option_files(converter.options, build.converter)
             self._converter = lineage.relative_options(converter.options, build.converter, base)
         self._quantizer = lineage.relative_options(quantizer.options, build.quantizer, base)
-        self._recorder = lineage.Recorder(ctx, self._out, provenance.provenance(source), files)
+        try:
+            found = provenance.provenance(source)
+        except (OSError, PhituiError) as error:
+            job.note(f"the lineage is not recorded: {error}")
+            return
+        self._recorder = lineage.Recorder(ctx, self._out, found, files)
 
     def __enter__(self) -> BuildLineage:
         return self

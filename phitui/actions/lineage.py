@@ -154,7 +154,10 @@ def versions(ctx: Context, offers: Iterable[Offer]) -> dict[str, str]:
             if not info.first_party and any(line.endswith(f": {offer.name}") for line in info.offers):
                 found[info.name] = info.version
         if isinstance(offer, Versioned):
-            found |= {str(name): str(version) for name, version in offer.versions().items()}
+            try:
+                found |= {str(name): str(version) for name, version in offer.versions().items()}
+            except Exception as error:  # a stranger's code must not cost the build
+                found[offer.name] = f"unknown ({type(error).__name__})"
     return found
 
 

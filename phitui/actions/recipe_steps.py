@@ -214,9 +214,8 @@ class Steps:
                 f"{row.free / 2**30:.2f} GiB free",
                 "fewer layers, a shorter context, or must_fit = false in [plan]",
             )
-        self.job.note(
-            f"plan: {made.n_gpu_layers} of {made.layers_total} layers, {made.n_ctx} tokens, fits: {made.fits}"
-        )
+        fits = "fits" if made.fits else "does not fit"
+        self.job.note(f"plan: {made.n_gpu_layers} of {made.layers_total} layers, {made.n_ctx} tokens: {fits}")
         return plan.as_document(made)
 
     def export(self) -> Document:
@@ -231,7 +230,7 @@ class Steps:
         document: Document = {"files": [str(p) for p in files], "run": list(bundle.run), "notes": list(bundle.notes)}
         placed = all(in_place(link.source, out / link.path) for link in bundle.links)
         if placed and all(_holds(out / file.path, file.text) for file in bundle.files):
-            return document | {"skipped": f"{len(files)} files are written already"}
+            return document | {"skipped": f"{out}: written already"}
         self.job.note(f"export: to {step.to}")
         try:
             export.export(self.ctx, asked, self.request.overwrite)

@@ -60,14 +60,15 @@ def _done(result: dict[str, Any]) -> str:
     lines = []
     for name, step in result["steps"].items():
         path = step.get("path") or ", ".join(step.get("files", []))
-        if step.get("skipped"):
+        if step.get("skipped") and name != "evaluate":
             lines.append(f"{name:<9} {visible(step['skipped'])}")
         elif name == "build":
             figures = f"{output.size(step['size'])}, in {duration(step['seconds'])}"
             lines.append(f"{name:<9} {visible(path)}  {figures}")
         elif name == "evaluate":
             shown = [f"{key} {step[key]:.4f}" for key in ("perplexity", "kld_mean", "top1_agreement") if key in step]
-            lines.append(f"{name:<9} {', '.join(shown) or 'done'}")
+            again = f" ({step['skipped']})" if step.get("skipped") else ""
+            lines.append(f"{name:<9} {', '.join(shown) or 'done'}{again}")
         elif name == "plan":
             fits = "fits" if step["fits"] else "does not fit"
             layers = f"{step['n_gpu_layers']} of {step['layers_total']} layers offloaded"

@@ -22,7 +22,7 @@ from phitui.store.database import connect, open_database
 UPGRADES: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE hashes (
-            path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
+            path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
             sha256 TEXT NOT NULL
         ) WITHOUT ROWID""",
         "CREATE INDEX hashes_of ON hashes (sha256)",
@@ -98,7 +98,7 @@ class HashStore:
         with contextlib.suppress(sqlite3.Error):
             row = self._database.execute(
                 "SELECT sha256 FROM hashes WHERE path = ? AND size = ? AND mtime_ns = ? AND inode = ?",
-                (str(real), *key),
+                (os.fsencode(real), *key),
             ).fetchone()
             return Hashed(key[0], str(row[0])) if row else None
         return None
@@ -110,14 +110,14 @@ class HashStore:
             key = identity(real)
             if (as_of is None or as_of == key) and time.time() - key[1] / 1e9 >= SETTLED:
                 self._database.execute(
-                    "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", (str(real), *key, sha256)
+                    "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", (os.fsencode(real), *key, sha256)
                 )
 
     def where(self, sha256: str) -> list[Path]:
         """Files of that content that were seen on this machine and are unchanged."""
         with contextlib.suppress(sqlite3.Error):
             rows = self._database.execute("SELECT path FROM hashes WHERE sha256 = ?", (sha256,)).fetchall()
-            return [path for (text,) in rows if (path := Path(text)).is_file() and self.get(path)]
+            return [path for (raw,) in rows if (path := Path(os.fsdecode(raw))).is_file() and self.get(path)]
         return []
 
 

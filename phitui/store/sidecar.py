@@ -95,6 +95,9 @@ class Sidecar:
         except OSError as error:
             self.discard()
             raise PhituiError(f"cannot write {self.path}: {error.strerror}") from None
+        except UnicodeEncodeError:  # a path that is no text
+            self.discard()
+            raise PhituiError("a name in it is not UTF-8, and TOML holds nothing else") from None
 
     def publish(self) -> None:
         """Give it its name. Raises PhituiError."""

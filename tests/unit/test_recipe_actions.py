@@ -112,6 +112,19 @@ def test_a_build_whose_recipe_cannot_be_written_is_not_lost(
     assert any("lineage is not recorded" in note and "No space left" in note for note in job.notes)
 
 
+def test_names_that_are_no_text_cost_the_recipe_and_not_the_build(folder: Path) -> None:
+    try:
+        odd = write_bytewise(folder / os.fsdecode(b"tiny-\xff.gguf"))
+    except OSError:
+        pytest.skip("this file system has only UTF-8 names")
+    job = Job()
+    made = make(odd, folder / "m.gguf", job)
+    assert Path(made["path"]).exists()
+    assert made["lineage"] == ""
+    assert any("not UTF-8" in note for note in job.notes)
+    assert not list(folder.glob("*.toml*"))
+
+
 @pytest.mark.parametrize("how", ["not wanted", "not possible"])
 def test_no_recipe_of_a_former_file_stays(
     checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
