@@ -17,6 +17,7 @@ from phitui.engine.client import EngineProcess
 from phitui.errors import DoesNotFit, PhituiError
 
 if TYPE_CHECKING:
+    from phitui.domain.hardware import Device
     from phitui.domain.offload import OffloadPlan, Tradeoff
 
 Progress = Callable[[float], None]
@@ -108,6 +109,21 @@ class Chat:
         said = [message for message in self.messages if message.role != "system"]
         self.messages[:] = ([Message("system", system)] if system else []) + said
 
+    def make_room(self, keep: float = 0.7) -> int:
+        """Leave the oldest questions out with their answers until at most this part of the text is left.
+
+        The last question and its answer stay. Returns how many questions were left out; they stay saved.
+        """
+        start = 1 if self.messages and self.messages[0].role == "system" else 0
+        limit = keep * sum(len(message.content) for message in self.messages)
+        dropped = 0
+        while len(self.messages) - start > 2 and (
+            not dropped or sum(len(message.content) for message in self.messages) > limit
+        ):
+            del self.messages[start : start + 2]
+            dropped += 1
+        return dropped
+
     def rewind(self, question: int) -> str:
         """Forget from the question of that number on (from 0) what was said; returns its text."""
         asked = [place for place, message in enumerate(self.messages) if message.role == "user"]
@@ -164,33 +180,35 @@ def open_chat(context: Context, request: ChatRequest, progress: Progress | None 
         return replace(found.settings, threads=request.threads or context.config.threads)
 
     def replan(rpc: tuple[str, ...]) -> EngineSettings:
-        chat.plan = _planned(context, replace(request, rpc=rpc, no_rpc=not rpc), path)
-        return settings_of(chat.plan)
+        planned, _ = _planned(context, replace(request, rpc=rpc, no_rpc=not rpc), path)
+        chat.plan = planned
+        return settings_of(planned)
 
-    found = _planned(context, request, path)
+    found, machine = _planned(context, request, path)
     settings = settings_of(found)
     process = EngineProcess(engine.name, path, settings, context.paths.state / "engine")
     info = process.start(progress)
-    number = loads.remember(context, path, found, settings, info)
+    number = loads.remember(context, path, found, settings, info, machine)
     chat = Chat(process, request.system, request.sampling)
     chat.plan, chat.replan = found, replan
     chat.answered = lambda stats: loads.remember_answer(context, number, stats)
     return chat
 
 
-def _planned(context: Context, request: ChatRequest, model: Path) -> OffloadPlan:
-    """The plan for the engine. Raises DoesNotFit where it does not fit and was not forced."""
-    from phitui.actions.plan import plan, release, tradeoffs
+def _planned(context: Context, request: ChatRequest, model: Path) -> tuple[OffloadPlan, Sequence[Device]]:
+    """The plan for the engine and its devices. Raises DoesNotFit where it does not fit and was not forced."""
+    from phitui.actions.plan import machine_of, plan, release, tradeoffs
     from phitui.domain.offload import PlanRequest
 
     names = {spec.name for spec in specs(LoadOptions)}
     workers.refresh(context, request)
     asked = PlanRequest(model=str(model), **{name: getattr(request, name) for name in names})
     found = plan(context, asked)
+    machine = machine_of(context, found.rpc)
     release(context)  # a probe that stays alive would keep its GPU context beside the model's
     if not found.fits and not request.force:
         raise _does_not_fit(found, tradeoffs(context, asked, found))
-    return found
+    return found, machine
 
 
 def _does_not_fit(found: OffloadPlan, reach: Sequence[Tradeoff]) -> DoesNotFit:

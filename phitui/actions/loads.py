@@ -49,15 +49,25 @@ def learned(ctx: Context, devices: Sequence[Device]) -> dict[str, Learned]:
     return {name: what for name, what in found.items() if what is not None}
 
 
-def remember(ctx: Context, path: Path, made: OffloadPlan, settings: EngineSettings, info: SessionInfo) -> int | None:
-    """Keep what a load was planned to take and what it took; its number, or None where that could not be told."""
+def remember(
+    ctx: Context,
+    path: Path,
+    made: OffloadPlan,
+    settings: EngineSettings,
+    info: SessionInfo,
+    devices: Sequence[Device],
+) -> int | None:
+    """Keep what a load was planned to take and what it took; its number, or None where that could not be told.
+
+    `devices` are those the plan was made for, as they were before the load.
+    """
     from phitui.store.loads import Load, LoadStore
 
     told = info.details.get("memory")
     if not isinstance(told, Mapping) or not told.get("buffers"):
         return None
     try:
-        rows = _devices(made, told, {device.name: device for device in _known_devices(ctx, made)})
+        rows = _devices(made, told, {device.name: device for device in devices})
         with LoadStore(store_file(ctx)) as store:
             return store.add(
                 Load(
@@ -198,12 +208,6 @@ def _settings_text(settings: EngineSettings) -> str:
 def _identity(device: Device) -> str:
     """A device by name and kind: RPC0 is another worker's today, CUDA0 another card's tomorrow."""
     return f"{device.name} · {device.description}"
-
-
-def _known_devices(ctx: Context, made: OffloadPlan) -> list[Device]:
-    from phitui.actions.plan import machine_of
-
-    return machine_of(ctx, made.rpc)
 
 
 def _devices(made: OffloadPlan, told: Mapping[str, Any], known: Mapping[str, Device]) -> list[DeviceLoad]:

@@ -89,7 +89,7 @@ class Solver:
         some = (self._model.layers_total,) if self._machine.offload else ()
         found = []
         for layers in dict.fromkeys((*some, settings.layers)):
-            for kind in TRADED_KV:
+            for kind in dict.fromkeys((settings.kv_type, *TRADED_KV)):
                 if settings.flash_attention is False and not kv_type(kind).is_float:
                     continue
                 asked = replace(settings, layers=layers, kv_type=kind, kv_type_v=None)

@@ -12,7 +12,7 @@ import pytest
 
 from phitui.actions import loads
 from phitui.actions.context import Context
-from phitui.actions.plan import plan
+from phitui.actions.plan import devices, plan
 from phitui.actions.standin import write_stand_in
 from phitui.domain.chat import ChatStats, EngineSettings, SessionInfo
 from phitui.domain.hardware import Device
@@ -114,7 +114,9 @@ def test_a_load_corrects_the_next_plan_and_tells_its_speed(model: Path, context:
     request = PlanRequest(str(model))
     made = plan(context, request)
     assert (made.devices[0].learned, made.speed) == (0, None)
-    number = loads.remember(context, model, made, made.settings, info(made, made.devices[0].kv + 40 * MIB))
+    number = loads.remember(
+        context, model, made, made.settings, info(made, made.devices[0].kv + 40 * MIB), devices(context)
+    )
     assert number is not None
     again = plan(context, request)
     assert (again.devices[0].learned, again.devices[0].loads) == (40 * MIB, 1)
@@ -131,13 +133,12 @@ def test_a_load_corrects_the_next_plan_and_tells_its_speed(model: Path, context:
 def test_a_second_load_is_compared_with_the_plan_without_its_correction(model: Path, context: Context) -> None:
     for _ in range(3):
         made = plan(context, PlanRequest(str(model)))
-        loads.remember(context, model, made, made.settings, info(made, made.devices[0].kv + 40 * MIB))
+        loads.remember(context, model, made, made.settings, info(made, made.devices[0].kv + 40 * MIB), devices(context))
     row = plan(context, PlanRequest(str(model))).devices[0]
     assert (row.learned, row.loads) == (40 * MIB, 3)
 
 
 def test_an_estimate_where_the_bandwidth_is_known(model: Path, context: Context) -> None:
-    from phitui.actions.plan import devices
     from phitui.domain.hardware import Bandwidth
     from phitui.store.bandwidth import keep_bandwidth
 
@@ -167,8 +168,8 @@ def test_what_an_engine_does_not_tell_is_not_remembered(model: Path, context: Co
     made = plan(context, PlanRequest(str(model)))
     silent = SessionInfo("tiny.gguf", "phi3", 4096, "phi-3", 3, 0, 0.1)
     odd = SessionInfo("tiny.gguf", "phi3", 4096, "phi-3", 3, 0, 0.1, {"memory": {"buffers": [{"name": "CPU"}]}})
-    assert loads.remember(context, model, made, made.settings, silent) is None
-    assert loads.remember(context, model, made, made.settings, odd) is None
+    assert loads.remember(context, model, made, made.settings, silent, devices(context)) is None
+    assert loads.remember(context, model, made, made.settings, odd, devices(context)) is None
     loads.remember_answer(context, None, stats(100, 1.0))
     assert plan(context, PlanRequest(str(model))).devices[0].learned == 0
 
@@ -200,7 +201,7 @@ def test_whose_a_buffer_is(buffer: str, owner: str) -> None:
 
 def test_loads_are_known_by_machine(model: Path, context: Context) -> None:
     made = plan(context, PlanRequest(str(model)))
-    loads.remember(context, model, made, EngineSettings(), info(made, 10**9))
+    loads.remember(context, model, made, EngineSettings(), info(made, 10**9), devices(context))
     with LoadStore(loads.store_file(context)) as store:
         (kept,) = store.last()
     assert kept.machine == platform.node()
