@@ -51,15 +51,7 @@ def preview(context: Context, request: ExportRequest) -> Bundle:
     exporter = named(context.registry.exporters, request.to, "export target")
     path = resolve_model(context, request.model)
     values = options.build(exporter.options, request.options)
-    header = read_model(path)
-    template = header.get("tokenizer.chat_template", "")
-    model = ExportModel(
-        path,
-        facts_from_header(header),
-        template if isinstance(template, str) else "",
-        HeaderValues(header),
-        header.files if len(header.files) > 1 else (),
-    )
+    model = export_model(path)
     try:
         return _checked(exporter.preview(model, values, request.out.absolute()), model)
     except PhituiError:
@@ -69,6 +61,19 @@ def preview(context: Context, request: ExportRequest) -> Bundle:
             f"the export target {request.to} failed: {type(error).__name__}: {error}",
             "phitui plugins shows whose it is",
         ) from error
+
+
+def export_model(path: Path) -> ExportModel:
+    """What exporters are given of a GGUF. Raises InvalidFile."""
+    header = read_model(path)
+    template = header.get("tokenizer.chat_template", "")
+    return ExportModel(
+        path,
+        facts_from_header(header),
+        template if isinstance(template, str) else "",
+        HeaderValues(header),
+        header.files if len(header.files) > 1 else (),
+    )
 
 
 def export(context: Context, request: ExportRequest, overwrite: bool = False) -> ExportResult:

@@ -223,6 +223,40 @@ class Exporter(Offer, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """How a model is to be handed over: to `url`, as `Publisher.destination` told it, and whether to `test` it there.
+
+    `sha256` tells the SHA-256 of one of the model's files in hex: at once where phitui knows it, else by reading it.
+    """
+
+    url: str
+    test: bool
+    sha256: Callable[[Path], str]
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """An exporter may also be one: it hands the model to a program that is running, here or on another machine."""
+
+    def destination(self, model: ExportModel, options: Any, url: str, overwrite: bool) -> str:
+        """The whole address that `url` means ("": the program's usual one), after a short look that all is well there.
+
+        Raises UsageError, Unavailable or PhituiError where a push would fail: a bad option or address, nobody there, a
+        version that is too old; OutputExists for a model of that name, unless `overwrite`. Sends nothing.
+        """
+        ...
+
+    def push(self, model: ExportModel, options: Any, delivery: Delivery, job: JobContext) -> Mapping[str, Any]:
+        """Hand the model over. What is there already is not sent again, so that an interrupted push can be resumed.
+
+        Returns, JSON-ready: `name` and `url` of the model, `sent` and `present` (bytes of its files), `answer` (to the
+        test's question, empty without a test), `notes` and `run` (lists of texts, as in a Bundle), and more if it
+        likes.
+        """
+        ...
+
+
 @runtime_checkable
 class Finder(Offer, Protocol):
     """Finds models that are already on this machine."""
