@@ -8,8 +8,8 @@ from pathlib import Path
 
 from phitui.testing.conformance.building import NotHere, build
 from phitui.testing.conformance.cases import CASES
+from phitui.testing.conformance.comparing import compare
 from phitui.testing.conformance.native import Llama, NativeError
-from phitui.testing.conformance.suite import compare
 
 
 def main(names: list[str]) -> int:

@@ -68,7 +68,7 @@ DECISIVE: dict[str, Any] = MOE | {
     "decisive": True,
     "mscale": math.sqrt(1 + math.log(CONTEXT / ORIGINAL) / math.log(ORIGINAL)),
 }
-"""llama.cpp takes the attention factor of LongRoPE from a formula, where Phi-3.5-MoE has its own (1.243 for 1.190)."""
+"""llama.cpp's file has the attention factor of Phi-3's formula, where a mixture's config.json has values of its own."""
 
 
 def _long(spec: dict[str, Any]) -> Case:
