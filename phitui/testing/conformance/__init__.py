@@ -18,7 +18,7 @@ What llama.cpp (0c1e57098) computes otherwise than the models' own code, so that
 - no sliding window: from the 2,048th token on, Phi-3-mini-4k attends to more than it was made for;
 - mixtures of experts: RMS norms in place of layer norms, and the weights of a token's two experts sum to 1. On random
   weights logits are 67 % off; the cases are mixtures on which both ways agree, or accept either way;
-- their LongRoPE: cos and sin are scaled by the formula of Phi-3, not by the short_mscale and long_mscale of config.json.
+- their LongRoPE: cos and sin are scaled by a formula (1.190), where Phi-3.5-MoE's config.json says 1.243.
 """
 
 from __future__ import annotations
