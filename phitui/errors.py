@@ -59,6 +59,10 @@ class Unavailable(PhituiError):
     """Something optional is not installed or not present on this machine; `hint` is the install command."""
 
 
+class ContextFull(PhituiError):
+    """A conversation has more tokens than the context holds."""
+
+
 class DoesNotFit(PhituiError):
     """The memory plan exceeds a device."""
 

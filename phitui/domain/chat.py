@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from phitui.domain.load import LoadOptions
@@ -40,6 +40,11 @@ class Manner(Sampling):
     """How a conversation is held: what the model is told first, and how its tokens are picked."""
 
     system: str = option("", help="System prompt: what the model is told before everything else.")
+
+    @property
+    def sampling(self) -> Sampling:
+        """The part that an engine is given with every question."""
+        return Sampling(**{field.name: getattr(self, field.name) for field in fields(Sampling)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from phitui.domain.chat import ChatStats
-from phitui.errors import DoesNotFit, EngineError, PhituiError
+from phitui.errors import ContextFull, DoesNotFit, EngineError, PhituiError
 from phitui.tui import format as show
 from phitui.tui.text import lines, styled
 
@@ -21,6 +21,9 @@ def explained(error: PhituiError, lost: Sequence[str] = ()) -> Content:
     parts += [styled(error.hint)] if error.hint else []
     if isinstance(error, DoesNotFit):
         parts.append(styled("L loads it all the same", "$accent"))
+    elif isinstance(error, ContextFull):
+        parts.append(styled("d leaves out the oldest questions and asks again; they stay saved", "$accent"))
+        parts.append(styled("3 Plan gives it a larger context; ctrl+n begins a new conversation", "$accent"))
     else:
         parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
     if lost:
@@ -31,8 +34,17 @@ def explained(error: PhituiError, lost: Sequence[str] = ()) -> Content:
     return lines(parts)
 
 
-def figures(stats: ChatStats, width: int) -> Content:
-    """The last answer in numbers."""
+def stopped(error: PhituiError) -> Content:
+    """The state line after a failure."""
+    if isinstance(error, ContextFull):
+        return styled("the context is full", "$error") + styled(" · d leaves out the oldest questions", "$muted")
+    if isinstance(error, DoesNotFit):
+        return styled("not loaded", "$error") + styled(" · L loads it all the same, 3 Plan finds what fits", "$muted")
+    return styled("the engine stopped", "$error") + styled(" · r restart", "$muted")
+
+
+def figures(stats: ChatStats, width: int, forgotten: int = 0) -> Content:
+    """The last answer in numbers; `forgotten` questions are not read by the model any more."""
     used = stats.context_used / stats.context if stats.context else 0.0
     reasons = {"length": "cut at the limit", "cancelled": "stopped"}
     parts = [
@@ -40,6 +52,7 @@ def figures(stats: ChatStats, width: int) -> Content:
         f"{stats.completion_tokens} tokens",
         f"prompt {stats.prompt_tokens} ({stats.evaluated_tokens} new)" if width >= 100 else "",
         reasons.get(stats.finish_reason, ""),
+        f"{forgotten} oldest left out" if forgotten else "",
     ]
     meter = f"context {stats.context_used}/{stats.context} {show.bar(used, 10)}"
     left = styled(" · ".join(part for part in parts if part), "$muted")

@@ -47,6 +47,9 @@ class Conversation:
         self._without: tuple[str, ...] = ()
         self.manner: dict[str, Any] = {}
         """System prompt and sampling as plain values of Manner, from the next question on."""
+        self._room = False
+        self.forgotten = 0
+        """How many of the oldest questions the model does not read any more."""
         self.turn = 0
         self.busy = False
 
@@ -84,12 +87,21 @@ class Conversation:
         return self._chat.plan.left_out if self._chat is not None and self._chat.plan is not None else ()
 
     def send(
-        self, model: str, text: str, settings: Settings, *, restart: bool = False, instead: int | None = None
+        self,
+        model: str,
+        text: str,
+        settings: Settings,
+        *,
+        restart: bool = False,
+        instead: int | None = None,
+        make_room: bool = False,
     ) -> int:
         """Ask; loads the model first if needed. Returns the number of the turn, which its messages carry.
 
-        `instead`: in place of the question of that number and all that followed it.
+        `instead`: in place of the question of that number and all that followed it. `make_room` leaves the oldest
+        questions out; `forgotten` says how many are.
         """
+        self._room = make_room
         self.turn += 1
         self.busy = True
         self._cancelled.clear()
@@ -110,6 +122,7 @@ class Conversation:
     def resume(self, saved: str, messages: Sequence[Message], manner: Mapping[str, Any]) -> None:
         """Go on with a saved conversation in its manner, with whatever model is in hand."""
         self._saved, self._recorder, self._before = saved, None, list(messages)
+        self.forgotten = 0
         self.manner = dict(manner)
         if self._chat is not None:
             self._chat.reset()
@@ -133,6 +146,8 @@ class Conversation:
                     self._rewind(instead)
                 chat = self._ready(turn, model, settings, restart)
                 self._instruct(chat)
+                if self._room:
+                    self.forgotten += chat.make_room()
                 self._post(Loading(turn, None))
                 stats = self._stream(turn, self._recording(model).record(text, chat.ask(text)))
                 last: Posted = AnswerDone(turn, stats)
@@ -147,11 +162,12 @@ class Conversation:
 
     def _rewind(self, question: int) -> None:
         """Go back to before the question of that number (from 0). What followed stays saved as another branch."""
+        here = max(0, question - self.forgotten)
         if self._chat is not None:
-            self._chat.rewind(question)
+            self._chat.rewind(here)
         else:
             asked = [place for place, message in enumerate(self._before) if message.role == "user"]
-            del self._before[asked[question] :]
+            del self._before[asked[here] :]
         if self.saved:
             self._recording(self.loaded).rewind(question)
 
@@ -179,7 +195,7 @@ class Conversation:
     def _instruct(self, chat: Chat) -> None:
         """Let the engine know the manner of this conversation."""
         manner = options.build(Manner, self.manner)
-        chat.sampling = manner
+        chat.sampling = manner.sampling
         chat.instruct(manner.system)
 
     def _recording(self, model: str) -> Recorder:

@@ -17,6 +17,7 @@ import llama_cpp.llama_cpp as lib
 from phitui.api import (
     ChatStats,
     Chunk,
+    ContextFull,
     EngineError,
     EngineSettings,
     FinishReason,
@@ -188,7 +189,7 @@ class LlamaSession:
         if not tokens:
             raise EngineError("the chat template makes nothing of this conversation", "say something")
         if len(tokens) >= self.info.context:
-            raise PhituiError(
+            raise ContextFull(
                 f"the conversation has {len(tokens)} tokens; the context holds {self.info.context}",
                 f"begin anew, or load the model with a larger context ({self.info.details['context_trained']} at most)",
             )

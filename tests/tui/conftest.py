@@ -163,6 +163,10 @@ class StubChat:
     def stop(self) -> None:
         self.stopped = True
 
+    def make_room(self) -> int:
+        del self.messages[:2]
+        return 1
+
     def instruct(self, system: str) -> None:
         self.system = system
 

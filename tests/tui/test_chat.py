@@ -6,7 +6,8 @@ from typing import Any
 
 from textual.widgets import Markdown
 
-from phitui.errors import DoesNotFit
+from phitui.domain.chat import Sampling
+from phitui.errors import ContextFull, DoesNotFit
 from phitui.tui.widgets.transcript import Answer, Question
 
 
@@ -140,6 +141,26 @@ async def test_a_model_that_does_not_fit_can_be_loaded_all_the_same(held: Any, d
         assert ("open_chat", str(data.gguf.path), {"force": True}) in door.calls
 
 
+async def test_a_full_context_is_a_choice(held: Any, door: Any, data: Any) -> None:
+    door.chat = data.chat(["x"])
+    async with held.run_test(size=(100, 30)) as pilot:
+        await chatting(pilot, data)
+        await said(pilot, door, data, "one", "two")
+        door.chat.script = [ContextFull("the conversation has 5000 tokens; the context holds 4096", "begin anew")]
+        await said(pilot, door, data, "three")
+        await data.wait(pilot, lambda: "the context is full" in data.shown(held))
+        assert "r restart" not in data.shown(held).splitlines()[-1]
+        door.chat.script, door.chat.alive = ["there is room"], True
+        await pilot.press("d")
+        await data.wait(pilot, lambda: "1 oldest left out" in data.shown(held))
+        assert [message.content for message in door.chat.messages] == ["two", "x", "three", "there is room"]
+        assert door.chat.restarted == 0
+        assert kept(door) == [["one", "x", "two", "x", "three", "there is room"]]
+        await pilot.press("i", "ctrl+e", "ctrl+e")
+        await said(pilot, door, data, "!")
+        assert [message.content for message in door.chat.messages] == ["two!", "there is room"]
+
+
 async def test_system_prompt_and_sampling_are_set_kept_and_restored(held: Any, door: Any, data: Any) -> None:
     door.chat = data.chat(["x"])
     async with held.run_test(size=(100, 40)) as pilot:
@@ -151,7 +172,7 @@ async def test_system_prompt_and_sampling_are_set_kept_and_restored(held: Any, d
         await pilot.press("backspace", "5", "enter")
         await data.wait(pilot, lambda: "--temp 2.5 --system brief" in data.shown(held))
         await said(pilot, door, data, "one")
-        assert (door.chat.sampling.temperature, door.chat.system) == (2.5, "brief")
+        assert (door.chat.sampling, door.chat.system) == (Sampling(temperature=2.5), "brief")
         assert door.saved_chats("")[0].settings == {"temperature": 2.5, "system": "brief"}
         await pilot.press("escape", "y")
         await data.wait(pilot, lambda: "--temp 2.5 --system brief -p one" in held.clipboard)

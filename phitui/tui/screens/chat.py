@@ -15,8 +15,8 @@ from textual.widgets import Static
 from phitui.domain import options
 from phitui.domain.chat import ChatStats, Manner, Message
 from phitui.domain.load import LoadOptions
-from phitui.errors import DoesNotFit, PhituiError
-from phitui.tui.chattext import explained, figures
+from phitui.errors import ContextFull, DoesNotFit, PhituiError
+from phitui.tui.chattext import explained, figures, stopped
 from phitui.tui.conversation import Conversation
 from phitui.tui.messages import AnswerDone, AnswerFailed, AnswerText, Loading
 from phitui.tui.place import Place
@@ -49,6 +49,7 @@ class Chat(Place):
         Binding("r", "restart", "restart engine"),
         Binding("w", "without", "without the worker"),
         Binding("L", "force", "load anyway"),
+        Binding("d", "make_room", "leave out oldest"),
         Binding("ctrl+n", "new", "new chat", key_display="^n", priority=True),
         Binding("ctrl+o", "history", "history", key_display="^o", priority=True),
         Binding("ctrl+s", "manner", "settings", key_display="^s", priority=True),
@@ -116,8 +117,11 @@ class Chat(Place):
         self.query_one(Composer).clear()
         await self._ask(event.text, instead=self._editing)
 
-    async def _ask(self, text: str, *, restart: bool = False, instead: int | None = None) -> None:
-        """Send a question; `instead`: in place of that one (from 0) and all that followed it."""
+    async def _ask(self, text: str, *, again: bool = False, instead: int | None = None, **how: bool) -> None:
+        """Send a question; `again` if it stands on the screen already, without an answer.
+
+        `instead`: in place of that one (from 0) and all that followed it. `how` is Conversation.send's.
+        """
         hand = self.app.hand
         if hand is None:
             return
@@ -125,14 +129,14 @@ class Chat(Place):
         said = self.query_one(Transcript)
         if instead is not None:
             await said.forget_from(instead)
-        if restart and self._exchange is not None:
+        if again and self._exchange is not None:
             await self._exchange.remove_answer()
         self._failed = self._stats = self._loading = None
         await self.query("Note.-error").remove()
         self.query_one("#intro").display = False
         self._exchange = Exchange(said, text)
-        await self._exchange.show(asked=restart)
-        self.talk.send(hand.path, text, self.app.settings, restart=restart, instead=instead)
+        await self._exchange.show(asked=again)
+        self.talk.send(hand.path, text, self.app.settings, instead=instead, **how)
         self._show_state()
         self.refresh_bindings()
 
@@ -202,7 +206,7 @@ class Chat(Place):
                 " · esc leaves it as it was", "$muted"
             )
         if self._failed is not None:
-            return styled("the engine stopped", "$error") + styled(" · r restart", "$muted")
+            return stopped(self._failed)
         if self.talk.busy:
             if self._loading is not None:
                 return styled(f"loading the model … {100 * self._loading:.0f} %", "$accent")
@@ -214,15 +218,17 @@ class Chat(Place):
         if self._stats is None:
             manner = " ".join(options.as_flags(options.build(Manner, self.talk.manner)))
             return styled(f"ready  {manner}" if self.app.hand is not None else "no model in hand", "$muted")
-        return figures(self._stats, self.size.width)
+        return figures(self._stats, self.size.width, self.talk.forgotten)
 
     # keys ------------------------------------------------------------------------------------------------------------
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         busy = hasattr(self, "talk") and self.talk.busy
         if action == "restart":
-            return self._failed is not None
+            return self._failed is not None and not isinstance(self._failed, ContextFull)
         if action == "without":
             return self._failed is not None and bool(self.talk.lost)
+        if action == "make_room":
+            return isinstance(self._failed, ContextFull)
         if action == "force":
             return isinstance(self._failed, DoesNotFit)
         if action == "stop":
@@ -251,7 +257,7 @@ class Chat(Place):
 
     async def action_restart(self) -> None:
         if self._failed is not None and not self.talk.busy and self._exchange is not None:
-            await self._ask(self._exchange.question, restart=True)
+            await self._ask(self._exchange.question, again=True, restart=True)
 
     async def action_without(self) -> None:
         """Start the engine again without the RPC workers that do not answer any more."""
@@ -335,7 +341,12 @@ class Chat(Place):
         """Load the model although the plan says that it does not fit."""
         if isinstance(self._failed, DoesNotFit) and self._exchange is not None:
             self.app.settings = {**self.app.settings, "force": True}
-            await self._ask(self._exchange.question, restart=True)
+            await self._ask(self._exchange.question, again=True)
+
+    async def action_make_room(self) -> None:
+        """Ask again without the oldest questions, which stay on the screen and saved."""
+        if isinstance(self._failed, ContextFull) and self._exchange is not None:
+            await self._ask(self._exchange.question, again=True, make_room=True)
 
     def action_thoughts(self) -> None:
         """Unfold or fold the newest thought."""
