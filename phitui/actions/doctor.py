@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,8 @@ def measure_bandwidth(ctx: Context) -> list[str]:
 def _report(backend: Backend) -> BackendReport:
     try:
         report = backend.probe()
+    except PhituiError as error:
+        return BackendReport(backend.name, warnings=(error.message,))
     except Exception as error:  # a plugin's code: what it raises is part of the diagnosis
         return BackendReport(backend.name, warnings=(f"{backend.title}: {type(error).__name__}: {error}",))
     return report if report.backend == backend.name else BackendReport(backend.name, warnings=("reports another name",))
@@ -113,15 +116,31 @@ def _findings(
         what = f"{_seen(best[0])} · {engine.name} has no {titles[best[0].backend]}"
         level = "hint" if best[0].integrated else "problem"
         found.append(_finding(what, "every layer runs on the CPU", best, level))
+    found += _places(ctx)
     for report in reports:
         level = "problem" if report.present is not None else "hint"
         for warning in report.warnings:
             mends = [report] if "built without" in warning else []
             found.append(_finding(warning, "", mends, level))
-    if ctx.registry.failures:
-        count = len(ctx.registry.failures)
-        found.append(_finding(f"{count} plugin failure{'s' if count > 1 else ''}", "", [], do="phitui plugins --trace"))
+    for failure in ctx.registry.failures:
+        what = f"the plugin {failure.plugin} failed ({failure.stage})"
+        found.append(_finding(what, failure.error, [], do="phitui plugins --trace"))
     return list({finding["what"]: finding for finding in reversed(found)}.values())[::-1]
+
+
+def _places(ctx: Context) -> list[Finding]:
+    """A configuration that cannot be read, and directories that cannot be written to."""
+    found = []
+    try:
+        _ = ctx.config
+    except PhituiError as error:
+        found.append(_finding(error.message, error.hint, []))
+    for folder in (ctx.paths.data, ctx.paths.state, ctx.paths.cache):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            what = f"phitui cannot write to {there}, where it keeps models and jobs"
+            found.append(_finding(what, "PHITUI_HOME=DIR names another place", []))
+    return found
 
 
 def _ranked(reports: Sequence[BackendReport]) -> list[BackendReport]:

@@ -115,7 +115,8 @@ def _build(backend: str, place: Surroundings, targets: Sequence[str], driver: st
         )
     environment["CMAKE_ARGS"] = shlex.join(cmake) if any(" " in flag for flag in cmake) else " ".join(cmake)
     words = (*_pip_flags(place), "--no-binary", PACKAGE, REQUIREMENT)
-    return _way("build", words, environment, place, before, needs, BUILD_NOTE)
+    note = BUILD_NOTE + ("; afterwards start phitui, too, where setvars.sh was read" if backend == "sycl" else "")
+    return _way("build", words, environment, place, before, needs, note)
 
 
 def _pip_flags(place: Surroundings) -> tuple[str, ...]:

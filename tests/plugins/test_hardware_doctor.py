@@ -81,7 +81,7 @@ def test_a_backend_that_raises_and_plugins_that_failed() -> None:
     report = examine(CPU, RuntimeError("boom"), failures=[Failure("x", "import", "bad")])
     whats = [problem["what"] for problem in report["problems"]]
     assert any("boom" in what for what in whats)
-    assert "1 plugin failure" in whats
+    assert "the plugin x failed (import)" in whats
     assert report["plugins"]["failed"] == [{"plugin": "x", "stage": "import", "error": "bad"}]
 
 
@@ -131,3 +131,22 @@ def test_old_flags_in_the_environment_are_explained(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CMAKE_ARGS", "-DLLAMA_CUBLAS=on")
     report = doctor(Context())
     assert any("GGML_CUDA" in problem["what"] for problem in report["problems"])
+
+
+def test_a_configuration_that_cannot_be_read_is_a_finding() -> None:
+    context = Context()
+    context.paths.config.mkdir(parents=True)
+    context.paths.config_file.write_text("colour = 1")
+    context.__dict__["registry"] = Registry()
+    (finding, *_) = [found for found in doctor(context)["problems"] if "config.toml" in found["what"]]
+    assert "colour" in finding["what"]
+    assert not finding["backend"]
+
+
+def test_a_place_that_cannot_be_written_to_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Context()
+    context.paths.state.parent.mkdir(parents=True)
+    context.paths.state.write_text("a file")
+    context.__dict__["registry"] = Registry()
+    whats = [finding["what"] for finding in doctor(context)["problems"]]
+    assert f"phitui cannot write to {context.paths.state}, where it keeps models and jobs" in whats
