@@ -64,7 +64,7 @@ def _plan(ctx: Context, path: Path, request: PlanRequest, probe: bool) -> Offloa
     if measure and measure.failure:
         made = offload.plan(model, machine, request, None, known)
         made = _with_warnings(made, f"compute buffers are estimated: {measure.failure}")
-    made = replace(_with_warnings(made, *remarks), left_out=remarks)
+    made = replace(_with_warnings(made, *remarks, *_lock_warning(made)), left_out=remarks)
     return replace(made, speed=loads.speed(ctx, path, made, machine))
 
 
@@ -103,6 +103,18 @@ class _Measure:
         except PhituiError as error:
             self.failure = error.message
             return None
+
+
+def _lock_warning(made: OffloadPlan) -> tuple[str, ...]:
+    """What stands in the way of --mlock: the system's limit, beyond which llama.cpp goes on without the lock."""
+    import resource
+
+    if not made.settings.mlock:
+        return ()
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY or limit >= made.devices[-1].weights:
+        return ()
+    return (f"only {limit // 1024} KiB may be locked here (ulimit -l): the engine goes on without --mlock",)
 
 
 def _with_warnings(made: OffloadPlan, *more: str) -> OffloadPlan:

@@ -61,8 +61,10 @@ def _loaded(context: Context, request: ChatRequest) -> Iterator[Chat]:
     try:
         for note in session.plan.left_out if session.plan is not None else ():
             output.say(f"note: {note}")
-        if session.plan is not None and not session.plan.fits:
-            output.say("note: loaded by force: " + "; ".join(session.plan.warnings))
+        if session.plan is not None:
+            forced = "" if session.plan.fits else "loaded by force: "
+            for note in session.plan.warnings:
+                output.say(f"note: {forced}{visible(note)}")
         for note in session.info.details.get("notes", ()):
             output.say(f"note: {visible(str(note))}")
         yield session

@@ -56,7 +56,7 @@ def text(document: dict[str, Any], fancy: bool) -> str:
     marks = "█▒░·" if fancy else "#=-."
     lines = [
         f"layers   {document['n_gpu_layers']} of {document['layers_total']} offloaded{_experts(document)}",
-        f"context  {document['n_ctx']} tokens" + _rope(document),
+        f"context  {_context(document)}{_rope(document)}",
         f"KV       {_kv(document)}",
         *([f"speed    {_speed(document['speed'])}"] if document["speed"] else []),
         "",
@@ -83,6 +83,13 @@ def _experts(document: dict[str, Any]) -> str:
     return f", the experts of {document['n_cpu_moe']} of {document['expert_layers']} layers in RAM"
 
 
+def _context(document: dict[str, Any]) -> str:
+    sequences = document["n_seq"]
+    if sequences == 1 or document["kv_unified"]:
+        return f"{document['n_ctx']} tokens"
+    return f"{document['n_ctx']} tokens, {document['n_ctx'] // sequences} for each of {sequences} sequences,"
+
+
 def _rope(document: dict[str, Any]) -> str:
     if document["rope"] == "none":
         return f" of {document['context_length']}"
@@ -91,8 +98,7 @@ def _rope(document: dict[str, Any]) -> str:
 
 def _kv(document: dict[str, Any]) -> str:
     keys, values = document["kv_type"], document["kv_type_v"]
-    kinds = keys if keys == values else f"keys {keys}, values {values}"
-    return kinds if document["n_seq"] == 1 else f"{kinds}, for {document['n_seq']} sequences"
+    return str(keys) if keys == values else f"keys {keys}, values {values}"
 
 
 def _speed(speed: dict[str, Any]) -> str:
