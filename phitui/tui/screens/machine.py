@@ -103,7 +103,7 @@ class Machine(Place):
         if remedy is None:
             self.app.notify("the engine has what this machine needs", title="nothing to install", markup=False)
             return
-        ways = "\n\nif that fails:\n\n".join(f"{way['line']}\n({way['note']})" for way in remedy.ways)
+        ways = "\nif that fails:\n".join(f"{way['line']}\n({way['note']})" for way in remedy.ways)
         ask = Ask("run this?", f"{remedy.what}\n\n{ways}", "run it as a job", "not now")
         self.app.push_screen(ask, lambda yes: self._mend(remedy) if yes else None)
 
