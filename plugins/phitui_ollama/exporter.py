@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from phitui.api import (
     Availability,
     Bundle,
     BundleFile,
+    Delivery,
     ExportModel,
     InvalidFile,
+    JobContext,
     ModelFacts,
     PhituiError,
     UsageError,
@@ -28,7 +32,7 @@ _SHARD = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 class Ollama:
-    """Writes a Modelfile. Ollama itself need not be installed for that."""
+    """Writes a Modelfile, for which Ollama need not be installed; or pushes the model to a server that runs."""
 
     name = "ollama"
     title = "Ollama (Modelfile)"
@@ -39,23 +43,53 @@ class Ollama:
 
     def preview(self, model: ExportModel, options: OllamaOptions, out: Path) -> Bundle:
         """The Modelfile for this model. Raises UsageError for what Ollama would refuse."""
-        name = checked(options.name) if options.name else _default_name(model)
-        options = _with_context(options, model.facts)
-        shape, settled = _shape(model, options)
-        commands = [
-            *_from(model.path, out),
-            Command("template", shape.template),
-            *([Command("system", settled.system)] if settled.system else []),
-            *parameters(options, shape.stops),
-            *_license(model.facts, options),
-            *messages(options),
-        ]
-        text = f"{shape.comment}\n{write(commands)}"
+        filled = fill(model, options)
+        commands = [*_from(model, out), *filled.commands]
+        text = f"{filled.comment}\n{write(commands)}"
         if parse(text) != tuple(commands):
             raise PhituiError("the Modelfile is not read back as it was meant; nothing was written")
         file = shlex.quote(str(out / FILE))
-        run = (f"ollama create {name} -f {file}", f"ollama run {name}")
-        return Bundle((BundleFile(FILE, text, "dockerfile"),), run, (*settled.notes, *_notes(model, commands)))
+        run = (f"ollama create {filled.name} -f {file}", f"ollama run {filled.name}")
+        return Bundle((BundleFile(FILE, text, "dockerfile"),), run, filled.notes)
+
+    def destination(self, model: ExportModel, options: OllamaOptions, url: str, overwrite: bool) -> str:
+        """The server's address, if it can take this model."""
+        from phitui_ollama.push import destination
+
+        return destination(fill(model, options), model, url, overwrite)
+
+    def push(
+        self, model: ExportModel, options: OllamaOptions, delivery: Delivery, job: JobContext
+    ) -> Mapping[str, Any]:
+        """Upload the model and create it on the server, over Ollama's HTTP API."""
+        from phitui_ollama.push import push
+
+        return push(fill(model, options), model, delivery, job)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What Ollama is told of a model, in a Modelfile or over HTTP: its name and all commands but FROM."""
+
+    name: str
+    comment: str
+    commands: tuple[Command, ...]
+    notes: tuple[str, ...]
+
+
+def fill(model: ExportModel, options: OllamaOptions) -> Filled:
+    """The Modelfile of the model's chat format, filled in. Raises UsageError for what Ollama would refuse."""
+    name = checked(options.name) if options.name else _default_name(model)
+    options = _with_context(options, model.facts)
+    shape, settled = _shape(model, options)
+    commands = (
+        Command("template", shape.template),
+        *([Command("system", settled.system)] if settled.system else []),
+        *parameters(options, shape.stops),
+        *_license(model.facts, options),
+        *messages(options),
+    )
+    return Filled(name, shape.comment, commands, (*settled.notes, *_notes(model, commands)))
 
 
 @dataclass(frozen=True)
@@ -134,18 +168,24 @@ def _with_context(options: OllamaOptions, facts: ModelFacts) -> OllamaOptions:
     return options
 
 
-def _from(path: Path, out: Path) -> list[Command]:
+def _from(model: ExportModel, out: Path) -> list[Command]:
     """One FROM a file: relative where the model lies in the output directory itself, so that both can move together."""
-    shard = _SHARD.fullmatch(path.name)
-    files = [path]
-    if shard:
-        count = int(shard["count"])
-        files = [path.with_name(f"{shard['stem']}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
-        missing = [file.name for file in files if not file.exists()]
-        if missing:
-            raise UsageError(f"the model is split, and {missing[0]} is missing", "put all parts into one directory")
+    path, files = model.path, parts(model)
     beside = path.parent.resolve() == out.resolve()
     return [Command("from", f"./{file.name}" if beside else str(file.absolute())) for file in files]
+
+
+def parts(model: ExportModel) -> list[Path]:
+    """The files of the model. Raises UsageError if one is missing."""
+    shard = _SHARD.fullmatch(model.path.name)
+    if not shard:
+        return [model.path]
+    count = int(shard["count"])
+    files = [model.path.with_name(f"{shard['stem']}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise UsageError(f"the model is split, and {missing[0]} is missing", "put all parts into one directory")
+    return files
 
 
 def _license(facts: ModelFacts, options: OllamaOptions) -> list[Command]:
@@ -157,7 +197,7 @@ def _license(facts: ModelFacts, options: OllamaOptions) -> list[Command]:
         raise UsageError(f"cannot read {options.license_file}: {error}") from None
 
 
-def _notes(model: ExportModel, commands: list[Command]) -> tuple[str, ...]:
+def _notes(model: ExportModel, commands: tuple[Command, ...]) -> tuple[str, ...]:
     facts = model.facts
     given = {command.key: command.value for command in commands if command.name == "parameter"}
     notes = []
@@ -169,7 +209,7 @@ def _notes(model: ExportModel, commands: list[Command]) -> tuple[str, ...]:
     layers = int(given.get("num_gpu", -1))
     if facts.layers and layers == facts.layers:
         notes.append(f"num_gpu {layers} leaves the first block on the CPU: everything is {facts.layers + 1}")
-    if sum(command.name == "from" for command in commands) > 1:
+    if _SHARD.fullmatch(model.path.name):
         notes.append("a split model needs Ollama 0.30 or newer")
     if not model.chat_template:
         notes.append("the model has no chat template of its own: it may be a base model that was not trained to chat")
