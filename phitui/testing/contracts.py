@@ -91,6 +91,8 @@ class BackendContract(OfferContract):
         assert isinstance(report, BackendReport)
         for device in report.devices:
             assert 0 <= device.free <= device.total
+        assert not report.ways or report.install == report.ways[0].line
+        assert all(way.argv and way.kind in ("wheel", "build") for way in report.ways)
 
 
 class EngineContract(OfferContract):
