@@ -27,6 +27,7 @@ UPGRADES: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX loads_of ON loads (fingerprint, settings, created)",
     ),
 )
+MIB = 1024 * 1024
 REMEMBERED = 9
 """Loads per device that a correction is the median of: enough to outvote one that another program disturbed."""
 
@@ -72,6 +73,11 @@ class Answered:
     loads: int
 
 
+def _whole(size: float) -> int:
+    """Whole MiB, none below 0: what is less is what the engine's log rounds away."""
+    return max(0, round(size / MIB)) * MIB
+
+
 class LoadStore(Store):
     """The loads in the file `path`. One instance is for one thread."""
 
@@ -114,7 +120,7 @@ class LoadStore(Store):
         return Answered(rows[0][0], statistics.median(rate for _, rate in rows), len(rows)) if rows else None
 
     def learned(self, machine: str) -> dict[tuple[str, str], Learned]:
-        """By (device, backend): the median of what its last loads took beyond their plan, never less than nothing.
+        """By (device, backend): the median of what its last loads took beyond their plan, in whole MiB, never less than nothing.
 
         Only loads with the library of the newest one count: another version has other needs.
         """
@@ -130,7 +136,7 @@ class LoadStore(Store):
             key = (device, backend)
             if library.setdefault(key, version) == version and len(beyond.setdefault(key, [])) < REMEMBERED:
                 beyond[key].append(excess)
-        return {key: Learned(max(0, int(statistics.median(found))), len(found)) for key, found in beyond.items()}
+        return {key: Learned(_whole(statistics.median(found)), len(found)) for key, found in beyond.items()}
 
     def last(self, count: int = 20) -> Sequence[Load]:
         """The newest loads, newest first."""

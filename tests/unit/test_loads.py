@@ -29,7 +29,7 @@ def load(
     created: float, excess: int, library: str = "lib 1", device: str = "CUDA0 · RTX", machine: str = "box"
 ) -> Load:
     return Load(
-        created, machine, library, "m", "f", "{}", 4096, (DeviceLoad(device, "cuda", 1000, 1000, 1000 + excess),)
+        created, machine, library, "m", "f", "{}", 4096, (DeviceLoad(device, "cuda", 1000, 1000, 1000 + excess * MIB),)
     )
 
 
@@ -43,7 +43,7 @@ def test_the_correction_is_the_median_of_the_last_loads(store: LoadStore) -> Non
     for number in range(20):
         store.add(load(number, 50 if number < 11 else 10))
     store.add(load(30, 100_000))  # another program took memory meanwhile
-    assert store.learned("box") == {("CUDA0 · RTX", "cuda"): Learned(10, 9)}
+    assert store.learned("box") == {("CUDA0 · RTX", "cuda"): Learned(10 * MIB, 9)}
     assert store.learned("other") == {}
 
 
@@ -51,7 +51,7 @@ def test_another_library_begins_anew(store: LoadStore) -> None:
     store.add(load(1, 500))
     store.add(load(2, 500))
     store.add(load(3, 7, library="lib 2"))
-    assert store.learned("box")["CUDA0 · RTX", "cuda"] == Learned(7, 1)
+    assert store.learned("box")["CUDA0 · RTX", "cuda"] == Learned(7 * MIB, 1)
 
 
 def test_a_load_that_took_less_corrects_nothing(store: LoadStore) -> None:
