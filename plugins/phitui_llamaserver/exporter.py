@@ -1,0 +1,200 @@
+"""The exporter: a start script, a router preset, a systemd user unit and a compose file, each of which is enough."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+from phitui.api import Availability, Bundle, BundleFile, ExportModel, UsageError
+from phitui_llamaserver import grammars
+from phitui_llamaserver.options import LOOPBACK, ServerOptions, checked, context_of, flags, settings
+
+SCRIPT, PRESET, UNIT, COMPOSE, README = (
+    "llama-server.sh",
+    "llama-server.ini",
+    "llama-server.service",
+    "compose.yaml",
+    "LLAMA-SERVER.md",
+)
+BUILT_IN = {"phi-3": "phi3", "phi-4": "phi4", "chatml": "chatml"}
+"""Chat templates that llama.cpp has built in, by chat format."""
+_REGISTRY = "ghcr.io/ggml-org/llama.cpp"
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.gguf")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_DEVICES = {
+    "server-cuda": ["nvidia.com/gpu=all"],
+    "server-rocm": ["/dev/kfd", "/dev/dri"],
+    "server-vulkan": ["/dev/dri"],
+    "server-intel": ["/dev/dri"],
+}
+
+
+class LlamaServer:
+    """Writes files for llama-server, which need not be installed here for that."""
+
+    name = "llamaserver"
+    title = "llama-server (script, preset, systemd, compose)"
+    options: type = ServerOptions
+
+    def available(self) -> Availability:
+        return Availability()
+
+    def preview(self, model: ExportModel, options: ServerOptions, out: Path) -> Bundle:
+        """The files. Raises UsageError for options that this model or llama-server cannot do."""
+        checked(options, model.facts)
+        alias = _alias(model, options)
+        values = settings(options, model.facts, template_for(model))
+        notes = [*_notes(model, options)]
+        preset = _preset(model.path, alias, values)
+        if not preset:
+            notes.append(f"no router preset: {PRESET} has no way to say a path with ; or # or blanks at its ends")
+        files = (
+            BundleFile(SCRIPT, _script(model.path, alias, values, options, out), "bash"),
+            *([BundleFile(PRESET, preset, "ini")] if preset else []),
+            BundleFile(UNIT, _unit(model.path, alias, values, options), "ini"),
+            BundleFile(COMPOSE, _compose(model, alias, values, options, out), "yaml"),
+        )
+        run = (f"sh {shlex.quote(str(out / SCRIPT))}", question(options.host, options.port, alias))
+        readme = _readme(out, bool(preset), run, options, notes)
+        return Bundle((*files, BundleFile(README, readme, "markdown")), run, tuple(notes))
+
+
+def template_for(model: ExportModel) -> str:
+    """The built-in chat template for a model that brings none of its own; "" for the model's own or llama.cpp's."""
+    return "" if model.chat_template else BUILT_IN.get(model.facts.chat_format, "")
+
+
+def command(model: Path, alias: str, values: dict[str, str], options: ServerOptions) -> list[str]:
+    """The whole command line."""
+    where = ["--host", options.host, "--port", str(options.port)]
+    keys = ["--api-key-file", str(options.api_key_file.absolute())] if options.api_key_file else []
+    return [options.program, "--model", str(model), "--alias", alias, *where, *keys, *flags(values)]
+
+
+def url(host: str, port: int) -> str:
+    """The address for a client on this machine."""
+    seen = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host  # noqa: S104  (what others would type)
+    return f"http://[{seen}]:{port}" if ":" in seen else f"http://{seen}:{port}"
+
+
+def question(host: str, port: int, alias: str) -> str:
+    """A first question to the server, as a line for a shell."""
+    asked = json.dumps({"model": alias, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
+    return f"curl {url(host, port)}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(asked)}"
+
+
+def _alias(model: ExportModel, options: ServerOptions) -> str:
+    """The name in the API, which is also the section of a preset. Raises UsageError for one they cannot hold."""
+    if not options.alias:
+        shard = _SHARD.fullmatch(model.path.name)
+        stem = shard["stem"] if shard else model.path.name.removesuffix(".gguf")
+        made = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
+        return "model" if made in ("", "default") else made
+    if not _ALIAS.fullmatch(options.alias) or options.alias == "default":
+        raise UsageError(
+            f"--alias {options.alias!r} cannot be a model's name here",
+            "letters, digits and . _ / -, a letter or digit first, and not the word default",
+        )
+    return options.alias
+
+
+def _script(model: Path, alias: str, values: dict[str, str], options: ServerOptions, out: Path) -> str:
+    """A shell script; a model in the same directory is found wherever the directory goes."""
+    beside = model.parent.resolve() == out.resolve()
+    words = command(Path(model.name) if beside else model.absolute(), alias, values, options)
+    lines = grammars.shell_lines(words)
+    if beside:
+        lines = lines.replace(f"--model {shlex.quote(model.name)}", f'--model "$here"/{shlex.quote(model.name)}', 1)
+    here = 'here=$(CDPATH="" cd -- "$(dirname -- "$0")" && pwd) || exit\n' if beside else ""
+    about = "# Starts llama-server with this model. Arguments of the script are added, and win.\n"
+    return f'#!/bin/sh\n{about}{here}exec {lines} \\\n  "$@"\n'
+
+
+def _preset(model: Path, alias: str, values: dict[str, str]) -> str:
+    """A preset for the router; "" where its grammar cannot say the path. Host, port and keys are the router's own."""
+    keys = {"model": str(model.absolute()), **values}
+    if not all(map(grammars.ini_can_say, keys.values())):
+        return ""
+    return f"; llama-server --models-preset {PRESET}\n" + grammars.ini(alias, keys)
+
+
+def _unit(model: Path, alias: str, values: dict[str, str], options: ServerOptions) -> str:
+    words = command(model.absolute(), alias, values, options)
+    found = shutil.which(options.program) or options.program
+    plain = re.fullmatch(r"/[A-Za-z0-9/._+-]+", found)
+    words[:1] = [found] if plain else ["/usr/bin/env", found]
+    line = " ".join(map(grammars.systemd_word, words))
+    return (
+        f"[Unit]\nDescription=llama-server with {alias}\n\n"
+        f"[Service]\nExecStart={line}\nRestart=on-failure\nRestartSec=5\n\n"
+        "[Install]\nWantedBy=default.target\n"
+    )
+
+
+def _compose(model: ExportModel, alias: str, values: dict[str, str], options: ServerOptions, out: Path) -> str:
+    """For docker and podman. Only the files of the model are mounted, read-only; the port opens where --host says."""
+    y = grammars.yaml
+    inner = f"/models/{model.path.name}"
+    words = ["--model", inner, "--alias", alias, "--host", "0.0.0.0", "--port", "8080"]  # noqa: S104  (in the container)
+    mounts = [(file, f"/models/{file.name}") for file in model.files]
+    if options.api_key_file:
+        mounts.append((options.api_key_file.absolute(), "/run/secrets/api-keys"))
+        words += ["--api-key-file", "/run/secrets/api-keys"]
+    words += flags(values)
+    host = f"[{options.host}]" if ":" in options.host else "127.0.0.1" if options.host == "localhost" else options.host
+    lines = ["services:", "  llama-server:", f"    image: {y(f'{_REGISTRY}:{options.image}')}", "    command:"]
+    lines += [f"      - {y(word)}" for word in words]
+    lines += ["    volumes:"]
+    for source, target in mounts:
+        beside = source.parent.resolve() == out.resolve()
+        named = f"./{source.name}" if beside else str(source.absolute())
+        lines += ["      - type: bind", f"        source: {y(named)}", f"        target: {y(target)}"]
+        lines += ["        read_only: true"]
+    lines += ["    ports:", f"      - {y(f'{host}:{options.port}:8080')}"]
+    if options.image in _DEVICES:
+        lines += ["    devices:", *(f"      - {y(device)}" for device in _DEVICES[options.image])]
+    lines += ["    restart: unless-stopped"]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(model: ExportModel, options: ServerOptions) -> list[str]:
+    notes, facts = [], model.facts
+    context, switch = context_of(options, facts), facts.rope.original_context
+    if context is None:
+        notes.append("--ctx max: the server takes the model's context, or less where memory is short; its log says it")
+    elif switch and context > switch:
+        notes.append(f"a context above {switch} runs the model with its long rope factors, also for short prompts")
+    elif facts.context_length > context:
+        notes.append(f"the context is {context} of {facts.context_length} tokens: --ctx gives more, for more memory")
+    if not model.chat_template:
+        built_in = template_for(model)
+        if built_in:
+            notes.append(f"the model has no chat template of its own: llama.cpp's {built_in} is used")
+        else:
+            notes.append(
+                f"the model has no chat template of its own, and llama.cpp has none for {facts.chat_format}: "
+                "chat answers will be odd, /v1/completions is right"
+            )
+    if options.host not in LOOPBACK and options.api_key_file is None:
+        notes.append(f"on {options.host} everybody who reaches this machine can use it: --api-key-file asks for a key")
+    return notes
+
+
+def _readme(out: Path, preset: bool, run: tuple[str, ...], options: ServerOptions, notes: list[str]) -> str:
+    router = (
+        f"llama-server --models-preset {shlex.quote(str(out / PRESET))} --host {options.host} --port {options.port}"
+    )
+    unit = shlex.quote(str(out / UNIT))
+    ways = [
+        ("In this terminal", run[0]),
+        *([("Beside other models (the router loads what is asked for)", router)] if preset else []),
+        ("As a service of yours (systemd)", f"systemctl --user enable --now {unit}"),
+        ("In a container (docker or podman)", f"docker compose -f {shlex.quote(str(out / COMPOSE))} up"),
+        ("Then ask it", run[1]),
+    ]
+    parts = ["# llama-server", *(f"{title}:\n\n```sh\n{line}\n```" for title, line in ways)]
+    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
+    return "\n\n".join(parts) + "\n"
