@@ -215,13 +215,13 @@ def digest(path: Path) -> dict[str, Any]:
     for key, found in reader.fields.items():
         if not key.startswith("GGUF."):
             text = json.dumps(found.contents(), ensure_ascii=True)
-            text = text if len(text) < 80 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+            text = text if len(text) < 80 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:24]
             keys[key] = [*(kind.name for kind in found.types), text]
     tensors = {
         tensor.name: [
             tensor.tensor_type.name,
             [int(size) for size in tensor.shape],
-            hashlib.sha256(tensor.data.tobytes()).hexdigest()[:32],
+            hashlib.sha256(tensor.data.tobytes()).hexdigest()[:16],
         ]
         for tensor in reader.tensors
     }
@@ -241,7 +241,19 @@ def freeze(base: Path, names: list[str]) -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     for name in names or GOLDEN:
         digests = {scheme: digest(base / f"{name}.{scheme}.gguf") for scheme in GOLDEN[name].schemes}
-        (DATA / f"{name}.json").write_text(json.dumps(digests, indent=0) + "\n", encoding="utf-8")
+        (DATA / f"{name}.json").write_text(_lines(digests), encoding="utf-8")
+
+
+def _lines(digests: dict[str, Any]) -> str:
+    """JSON with a line for each key and tensor."""
+    schemes = []
+    for scheme, parts in digests.items():
+        texts = []
+        for part, entries in parts.items():
+            rows = (f"{json.dumps(name)}:{json.dumps(entry, separators=(',', ':'))}" for name, entry in entries.items())
+            texts.append(f'"{part}":{{\n' + ",\n".join(rows) + "\n}")
+        schemes.append(f'"{scheme}":{{' + ",".join(texts) + "}")
+    return "{" + ",\n".join(schemes) + "}\n"
 
 
 def main() -> None:

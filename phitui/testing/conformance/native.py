@@ -17,6 +17,9 @@ from typing import Any, Self
 _F32 = 0
 """GGML_TYPE_F32: the KV cache must not round what is compared."""
 
+SINGLE = 4
+"""So many tokens at the end of a text are read one by one, as in a chat: llama.cpp has other code for that."""
+
 
 class NativeError(Exception):
     """llama.cpp refused a file, or the process died on it."""
@@ -104,7 +107,8 @@ def _answer(request: dict[str, Any]) -> Any:
     llama = llama_cpp.Llama(
         model, n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, type_k=_F32, type_v=_F32, **quiet
     )
-    llama.eval(ids)
+    for part in (ids[:-SINGLE], *([token] for token in ids[-SINGLE:])):
+        llama.eval(part)
     np.save(request["out"], llama.scores[: len(ids)])
     llama.close()
     return len(ids)
