@@ -99,7 +99,7 @@ def run(request: dict[str, Any], job: JobContext) -> dict[str, Any]:
     recipe = loads(asked.text, Path(asked.recipe).name)
     steps = Steps(Context(), asked, recipe, job)
     done = {name: steps.carry_out(name) for name in recipe.steps}
-    built = done.get("build") or {}
+    built = done.get("build") or done.get("imatrix") or {}
     return {
         "recipe": asked.recipe,
         "path": built.get("path", ""),

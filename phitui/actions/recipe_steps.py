@@ -25,6 +25,7 @@ from phitui.domain.recipe import STEPS, Recipe
 from phitui.domain.text import visible
 from phitui.errors import DoesNotFit, OutputExists, UsageError
 from phitui.plugins import named, require
+from phitui.store.hashes import sha256_of
 
 Document = dict[str, Any]
 
@@ -139,17 +140,25 @@ class Steps:
         key = self._key("imatrix", replace(asked, threads=None, overwrite=False), (asked.model, asked.text))
         if out.is_file() and (former := self._former("imatrix", key, out)):
             return former | {"skipped": f"{out.name} is done"}
-        if self.recipe.build is None:
-            self._verify_imatrix(Path(asked.model))
+        if self.recipe.build is None and self._is_recorded_matrix(Path(asked.model), out):
+            return {"path": str(out), "same": True, "skipped": f"{out.name} is there already, unchanged"}
         imatrix.check(asked)
         self.job.note(f"imatrix: {out.name} with {Path(asked.model).name}")
-        return self._remember("imatrix", key, imatrix.run(asdict(asked), self.job), out)
+        done = self._remember("imatrix", key, imatrix.run(asdict(asked), self.job), out)
+        recorded = self.recipe.result
+        if self.recipe.build is None and recorded is not None:
+            if sha256_of(out).sha256 == recorded.sha256:
+                return done | {"same": True}
+            self.job.note("the bytes differ from the recorded matrix, as sums do between machines and versions")
+        return done
 
-    def _verify_imatrix(self, model: Path) -> None:
-        """A recipe that phitui wrote beside a matrix says what it was made from."""
+    def _is_recorded_matrix(self, model: Path, out: Path) -> bool:
+        """The recipe that phitui leaves beside a matrix says what it was made from (verified here) and what came out."""
         rows = [*source_rows(self.recipe, model), *option_rows(self.ctx, self.request, self.recipe)]
         with lineage.hash_store(self.ctx) as store:
             refuse(compare(rows, store, job=self.job), self.job, self.request.force)
+        recorded = self.recipe.result
+        return recorded is not None and out.is_file() and sha256_of(out).sha256 == recorded.sha256
 
     def _imatrix_model(self) -> Path:
         """The GGUF for an importance matrix: the source of the build, or one made of it in its own precision."""

@@ -136,6 +136,10 @@ def test_the_same_bytes_with_a_matrix_and_options(folder: Path, tmp_path: Path) 
     )
     assert found["result"]["sha256"] == sha256(folder / "i.gguf")
     assert found["imatrix"]["files"][0]["sha256"] == sha256(folder / "text.txt")
+    matrix = (folder / "i.gguf").read_bytes()
+    (folder / "i.gguf").unlink()
+    assert run("run", folder / "i.gguf.toml")["same"] is True
+    assert (folder / "i.gguf").read_bytes() == matrix
     words = ["build", "src.gguf", "--scheme", "IQ2_XS", "--imatrix", folder / "i.gguf", "--override", "ffn_down=Q4_K"]
     run(*words, "--out", "m.gguf", cwd=folder)
     option = recipe(folder / "m.gguf")["build"]["quantizer"]
