@@ -120,7 +120,7 @@ class LoadStore(Store):
         return Answered(rows[0][0], statistics.median(rate for _, rate in rows), len(rows)) if rows else None
 
     def learned(self, machine: str) -> dict[tuple[str, str], Learned]:
-        """By (device, backend): the median of what its last loads took beyond their plan, in whole MiB, never less than nothing.
+        """By (device, backend): the median of what its last loads took beyond their plan, in whole MiB.
 
         Only loads with the library of the newest one count: another version has other needs.
         """
