@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".gguf", ".bin")
@@ -189,7 +190,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        hub, trouble, path = self.hub, self.hub.trouble, self.path.partition("?")[0]
+        hub, trouble, path = (
+            self.hub,
+            self.hub.trouble,
+            urlsplit(self.path).path,
+        )  # a proxy is asked for whole addresses
         token = self.headers.get("Authorization", "")
         with hub.lock:
             hub.asked.append(Asked(self.role, self.command, path, self.headers.get("Range", ""), token))

@@ -222,6 +222,14 @@ def test_offline(hub: Hub, file: HubFile, reader: HubReader, monkeypatch: pytest
     assert not hub.asked
 
 
+def test_a_proxy_is_used(hub: Hub, file: HubFile, reader: HubReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", hub.url)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
+    hub.trouble.plain = True
+    assert reader.read(file, 5, 100) == DATA[5:105]
+    assert hub.asked[0].token == "Bearer hf_secret"
+
+
 def test_a_bad_proxy(file: HubFile, reader: HubReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "nonsense://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")

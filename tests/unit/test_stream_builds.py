@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,8 @@ def test_what_is_kept_in_the_cache(hub: Hub, local: Path, context: Context) -> N
     asked = len(hub.asked)
     assert remote.look(context, found.pinned).fetched == 0
     assert len(hub.asked) == asked
+    shutil.rmtree(context.paths.cache)
+    assert len(open_source(context, found.pinned).tensors) > 0
 
 
 def test_facts_and_plans_before_any_download(hub: Hub, local: Path, context: Context) -> None:
