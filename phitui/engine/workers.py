@@ -129,9 +129,13 @@ def let_go(endpoints: Sequence[str]) -> None:
 
 
 def blame(endpoints: Sequence[str]) -> list[Worker]:
-    """Which of the workers that an engine used can have been its end: all that do not answer any more."""
+    """Which of the workers that an engine used can have been its end: those that are gone, else those that hang.
+
+    Beside one that is gone, another that says nothing yet is only finishing the work that nobody waits for any more.
+    """
     let_go(endpoints)
-    return [worker for worker in ask_workers(endpoints, BLAME_PATIENCE) if worker.state != "ready"]
+    suspects = [worker for worker in ask_workers(endpoints, BLAME_PATIENCE) if worker.state != "ready"]
+    return [worker for worker in suspects if worker.state != "busy"] or suspects
 
 
 def accusation(lost: Sequence[Worker]) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from phitui.domain.offload import PlanRequest
 from phitui.engine import workers
 from phitui.errors import EngineError, Unavailable, UsageError
 from phitui.testing.bytewise import write_bytewise
+from phitui.testing.scripted import write_scripted
 
 pytestmark = pytest.mark.skipif(not library.has_rpc(), reason="no llama-cpp-python with RPC here")
 
@@ -45,6 +46,8 @@ class Lender:
 
     def kill(self) -> None:
         self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.server, signal.SIGKILL)
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -80,12 +83,19 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A model whose answer fills any context."""
+    return write_scripted(tmp_path / "endless.gguf", "on and on it goes ", loop=True, context=1 << 17, layers=3)
+
+
+@pytest.fixture
 def talk(context: Context, model: Path) -> Iterator[Callable[..., Chat]]:
     opened: list[Chat] = []
 
     def factory(*rpc: str, tokens: int | None = None, **settings: Any) -> Chat:
         sampling = Sampling(temperature=0, max_tokens=tokens)
-        request = ChatRequest(model=str(model), sampling=sampling, rpc=rpc, context=4096, threads=1, **settings)
+        wanted = {"model": str(model), "context": 4096} | settings
+        request = ChatRequest(sampling=sampling, rpc=rpc, threads=1, **wanted)
         opened.append(open_chat(context, request))
         return opened[-1]
 
@@ -127,9 +137,11 @@ def test_two_workers_give_the_answer_of_one_machine(lend: Callable[[], Lender], 
     assert len(alone) > 10
 
 
-def test_a_worker_that_is_killed_mid_answer(lend: Callable[[], Lender], talk: Callable[..., Chat]) -> None:
+def test_a_worker_that_is_killed_mid_answer(
+    lend: Callable[[], Lender], talk: Callable[..., Chat], endless: Path
+) -> None:
     first, second = lend(), lend()
-    chat = talk(first.endpoint, second.endpoint)
+    chat = talk(first.endpoint, second.endpoint, model=str(endless), context=65536)
     chat.sampling = Sampling(temperature=0, max_tokens=8)
     before = text_of(chat)
     chat.sampling = Sampling(temperature=0)
@@ -166,9 +178,11 @@ def test_without_any_worker_the_chat_goes_on_here(lend: Callable[[], Lender], ta
     assert text_of(chat)
 
 
-def test_a_worker_that_hangs_can_be_stopped(lend: Callable[[], Lender], talk: Callable[..., Chat]) -> None:
+def test_a_worker_that_hangs_can_be_stopped(
+    lend: Callable[[], Lender], talk: Callable[..., Chat], endless: Path
+) -> None:
     only = lend()
-    chat = talk(only.endpoint)
+    chat = talk(only.endpoint, model=str(endless), context=65536)
     answer = chat.ask("at length")
     next(answer)
     os.kill(only.server, signal.SIGSTOP)
@@ -215,9 +229,9 @@ def test_a_chat_asks_again_what_a_plan_remembers(
     lend: Callable[[], Lender], talk: Callable[..., Chat], context: Context, model: Path
 ) -> None:
     only = lend()
-    away = workers.Worker(only.endpoint, "gone", "does not answer: it was off a minute ago")
-    workers._book[only.endpoint] = (time.monotonic() - 60, away)
-    with pytest.raises(Unavailable, match="a minute ago"):
+    away = workers.Worker(only.endpoint, "gone", "does not answer: it was off a second ago")
+    workers._book[only.endpoint] = (time.monotonic() - 1, away)
+    with pytest.raises(Unavailable, match="a second ago"):
         plan(context, PlanRequest(model=str(model), rpc=(only.endpoint,)))
     assert talk(only.endpoint).info.layers_offloaded == 5
 

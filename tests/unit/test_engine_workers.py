@@ -238,3 +238,10 @@ def test_blame_names_only_those_that_do_not_answer(serve: Callable[[Talk], str])
     hold([alive, "127.0.0.1:1"])
     assert [worker.endpoint for worker in blame([alive, "127.0.0.1:1"])] == ["127.0.0.1:1"]
     assert blame([]) == []
+
+
+def test_blame_of_one_that_is_gone_leaves_out_those_that_are_slow() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        slow = f"127.0.0.1:{deaf.getsockname()[1]}"
+        assert [worker.endpoint for worker in blame([slow, "127.0.0.1:1"])] == ["127.0.0.1:1"]
+        assert [worker.state for worker in blame([slow])] == ["busy"]
