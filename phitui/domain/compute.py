@@ -26,7 +26,9 @@ def compute_estimate(
     graph = _Graph(model, settings)
     needs = [0] * (len(kinds) + 1)
     for place in set(places[:-1]):
-        needs[place] = graph.repeating(on_host=place == HOST, attends=settings.kv_offload or place == HOST)
+        with_experts = any(here == place for here in places[settings.n_cpu_moe : -1])
+        attends, feeds = settings.kv_offload or place == HOST, with_experts or place == HOST
+        needs[place] = graph.repeating(on_host=place == HOST, attends=attends, feeds=feeds)
     last = places[-1]
     needs[last] = max(needs[last], graph.logits(last == HOST, last in places[:-1], HOST not in places))
     if kinds:
@@ -53,17 +55,18 @@ class _Graph:
         self._model = model
         self._flash = settings.flash_attention is not False
         cells = sequence_context(settings.context, settings.parallel, settings.kv_unified)
-        self._tokens = min(settings.ubatch, cells * (1 if settings.kv_unified else settings.parallel))
+        self._tokens = min(settings.ubatch, settings.batch, settings.context)
         self._cells = cells
         self._state = self._tokens * model.width * 4
         self._mask = self._tokens * cells * (2 if self._flash else 4)
 
-    def repeating(self, on_host: bool, attends: bool = True) -> int:
-        """A repeating layer's peak; attention is not its own where the KV cache stays on the host.
+    def repeating(self, on_host: bool, attends: bool = True, feeds: bool = True) -> int:
+        """A repeating layer's peak; attention is not its own where the KV cache stays on the host, nor experts there.
 
         The embedded tokens are the host's: another device holds one state less.
         """
-        return max(self._attention() if attends else 0, self._feed_forward()) - (0 if on_host else self._state)
+        attention, feed_forward = attends and self._attention(), feeds and self._feed_forward()
+        return max(attention, feed_forward, self._state) - (0 if on_host else self._state)
 
     def logits(self, on_host: bool, with_layers: bool, all_offloaded: bool) -> int:
         """The logits of all tokens, beside hidden states. These go where the mask was, if that is large enough."""
