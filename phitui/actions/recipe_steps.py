@@ -153,7 +153,7 @@ class Steps:
         return done
 
     def _is_recorded_matrix(self, model: Path, out: Path) -> bool:
-        """The recipe that phitui leaves beside a matrix says what it was made from (verified here) and what came out."""
+        """The recipe beside a matrix says what it was made from, which is verified here, and what came out."""
         rows = [*source_rows(self.recipe, model), *option_rows(self.ctx, self.request, self.recipe)]
         with lineage.hash_store(self.ctx) as store:
             refuse(compare(rows, store, job=self.job), self.job, self.request.force)
