@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("phitui_convert")
 from phitui.gguf.header import read_header
 from phitui.testing.checkpoints import write_checkpoint
+from phitui.testing.hub_server import hub_server
 
 PHITUI = [sys.executable, "-m", "phitui"]
 
@@ -106,3 +107,22 @@ def test_not_a_number(checkpoint: Path, tmp_path: Path) -> None:
     assert json.loads(allowed.stdout)["not_finite"] == ["output_norm.weight (1 NaN; first at index 31)"]
     assert "not finite, and written as it is: output_norm.weight" in allowed.stderr
     assert read_header(tmp_path / "out.gguf").tensors
+
+
+@pytest.mark.parametrize("scheme", ["BF16", "F16"])
+def test_not_a_number_on_the_hub(scheme: str, checkpoint: Path, tmp_path: Path) -> None:
+    """Streamed weights are looked at on their way, too."""
+    not_a_number(checkpoint)
+    with hub_server(checkpoint) as hub:
+        done = subprocess.run(
+            [*PHITUI, "build", "acme/phi", "--scheme", scheme, "--stream", "--out", "out.gguf", "--json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=hub.environment(),
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "output_norm.weight (1 NaN; first at index 31)" in json.loads(done.stdout)["error"]["message"]
+    assert not list(tmp_path.glob("out.gguf*"))
