@@ -52,6 +52,17 @@ def biased(target: str, source: str, *shape: int) -> Iterator[Part]:
     yield part(f"{target}.bias", f"{source}.bias", shape[0])
 
 
+def attention(target: str, source: str, hidden: int, keys: int, out: str) -> Iterator[Part]:
+    """Separate q, k (of `keys` rows) and v with biases, and the projection back, which the checkpoint calls `out`."""
+    for name, known, rows in (
+        ("q_proj", "q", hidden),
+        ("k_proj", "k", keys),
+        ("v_proj", "v", keys),
+        (out, "output", hidden),
+    ):
+        yield from biased(f"{target}attn_{known}", f"{source}self_attn.{name}", rows, hidden)
+
+
 def plain(name: str) -> str | None:
     """The Rename of text models."""
     return None if name.endswith(_BUFFERS) else name

@@ -11,7 +11,7 @@ from typing import Any
 
 from phitui.api import Checkpoint, SourceTensor, UnsupportedModel, Value
 from phitui_convert.architecture.fields import flag, integer, number
-from phitui_convert.architecture.layout import MAX_LAYERS, Part, biased, collect, part
+from phitui_convert.architecture.layout import MAX_LAYERS, Part, attention, biased, collect, part
 from phitui_convert.architecture.phi3 import read_heads
 from phitui_convert.architecture.rope import Rope, read_rope
 
@@ -67,12 +67,9 @@ class Phi2:
         yield from biased("output", "lm_head", self.vocabulary, hidden)
         for layer in range(self.layers):
             source, target = f"model.layers.{layer}.", f"blk.{layer}."
+            yield from attention(target, source, hidden, keys, "dense")
             for name, known, *shape in (
                 ("input_layernorm", "attn_norm", hidden),
-                ("self_attn.q_proj", "attn_q", hidden, hidden),
-                ("self_attn.k_proj", "attn_k", keys, hidden),
-                ("self_attn.v_proj", "attn_v", keys, hidden),
-                ("self_attn.dense", "attn_output", hidden, hidden),
                 ("mlp.fc1", "ffn_up", self.feed_forward, hidden),
                 ("mlp.fc2", "ffn_down", hidden, self.feed_forward),
             ):

@@ -13,7 +13,7 @@ from typing import Any
 from phitui.api import Checkpoint, InvalidFile, SourceTensor, UnsupportedModel, Value
 from phitui_convert.architecture import phi3
 from phitui_convert.architecture.fields import flag, integer, number
-from phitui_convert.architecture.layout import MAX_LAYERS, Part, biased, collect, part, rope_tensors
+from phitui_convert.architecture.layout import MAX_LAYERS, Part, attention, biased, collect, part, rope_tensors
 from phitui_convert.architecture.rope import read_rope
 
 _CONTEXT, _THETA, _EXPERTS, _USED = 131072, 1e6, 16, 2
@@ -54,15 +54,9 @@ class PhiMoe(phi3.Phi3):
         yield from biased("output", "lm_head", self.vocabulary, hidden)
         for layer in range(self.layers):
             source, target = f"model.layers.{layer}.", f"blk.{layer}."
-            for name, known, *shape in (
-                ("input_layernorm", "attn_norm", hidden),
-                ("self_attn.q_proj", "attn_q", hidden, hidden),
-                ("self_attn.k_proj", "attn_k", keys, hidden),
-                ("self_attn.v_proj", "attn_v", keys, hidden),
-                ("self_attn.o_proj", "attn_output", hidden, hidden),
-                ("post_attention_layernorm", "ffn_norm", hidden),
-            ):
-                yield from biased(target + known, source + name, *shape)
+            yield from biased(target + "attn_norm", source + "input_layernorm", hidden)
+            yield from attention(target, source, hidden, keys, "o_proj")
+            yield from biased(target + "ffn_norm", source + "post_attention_layernorm", hidden)
             # llama.cpp routes in F32
             router = source + "block_sparse_moe.gate.weight"
             yield part(target + "ffn_gate_inp.weight", router, self.experts, hidden, pinned=True)
