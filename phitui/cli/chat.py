@@ -59,8 +59,6 @@ def _loaded(context: Context, request: ChatRequest) -> Iterator[Chat]:
     """The chat, with a line of progress while it loads; always closed."""
     session = open_chat(context, request, _progress_line())
     try:
-        for note in session.plan.left_out if session.plan is not None else ():
-            output.say(f"note: {note}")
         if session.plan is not None:
             forced = "" if session.plan.fits else "loaded by force: "
             for note in session.plan.warnings:

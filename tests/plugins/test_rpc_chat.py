@@ -329,6 +329,18 @@ def test_an_engine_without_rpc_plans_without_configured_workers(
     assert any("no engine here can use RPC workers" in warning for warning in made.warnings)
 
 
+def test_a_chat_says_once_what_it_does_without(context: Context, model: Path) -> None:
+    away = nowhere()
+    configure(context, away)
+    line = [sys.executable, "-m", "phitui", "chat", str(model), "-p", "hello", "--max-tokens", "2"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"planned without the RPC worker {away}") == 1
+    quiet = subprocess.run([*line, "--no-rpc"], capture_output=True, text=True, timeout=60, check=False)
+    assert quiet.returncode == 0, quiet.stderr
+    assert away not in quiet.stderr
+
+
 def test_from_the_command_line(lend: Callable[[], Lender], model: Path) -> None:
     only = lend()
     line = [sys.executable, "-m", "phitui", "chat", str(model), "--rpc", only.endpoint, "--json"]
