@@ -104,10 +104,10 @@ def _alias(model: ExportModel, options: ServerOptions) -> str:
 def _script(model: Path, alias: str, values: dict[str, str], options: ServerOptions, out: Path) -> str:
     """A shell script; a model in the same directory is found wherever the directory goes."""
     beside = model.parent.resolve() == out.resolve()
-    words = command(Path(model.name) if beside else model.absolute(), alias, values, options)
-    lines = grammars.shell_lines(words)
+    words = [shlex.quote(word) for word in command(model.absolute(), alias, values, options)]
     if beside:
-        lines = lines.replace(f"--model {shlex.quote(model.name)}", f'--model "$here"/{shlex.quote(model.name)}', 1)
+        words[words.index("--model") + 1] = f'"$here"/{shlex.quote(model.name)}'
+    lines = grammars.shell_lines(words)
     here = 'here=$(CDPATH="" cd -- "$(dirname -- "$0")" && pwd) || exit\n' if beside else ""
     about = "# Starts llama-server with this model. Arguments of the script are added, and win.\n"
     return f'#!/bin/sh\n{about}{here}exec {lines} \\\n  "$@"\n'

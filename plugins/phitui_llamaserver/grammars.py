@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_/.,:=@+-]+")
@@ -12,15 +11,10 @@ _INI_CONTROL = re.compile(r"[;#\r\n]")
 
 
 def shell_lines(words: Sequence[str]) -> str:
-    """A command over several lines: each flag with its value on one of its own."""
-    lines: list[str] = []
-    for word in words:
-        quoted = shlex.quote(word)
-        if lines and not word.startswith("--") and lines[-1].startswith("--") and " " not in lines[-1]:
-            lines[-1] += f" {quoted}"
-        else:
-            lines.append(quoted)
-    return " \\\n  ".join(lines)
+    """A program and its flags, each with a value and on a line of its own; all are quoted already."""
+    program, *rest = words
+    pairs = zip(rest[::2], rest[1::2], strict=True)
+    return " \\\n  ".join([program, *(f"{flag} {value}" for flag, value in pairs)])
 
 
 def ini_can_say(value: str) -> bool:
