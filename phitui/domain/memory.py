@@ -7,7 +7,7 @@ Weights and KV cache are exact (phitui.domain.placement). Compute buffers are me
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from phitui.domain.chat import EngineSettings
 from phitui.domain.compute import compute_estimate, output_buffer
@@ -79,8 +79,13 @@ class Machine:
 
     @classmethod
     def of(cls, devices: Sequence[Device], learned: Mapping[str, Learned] | None = None) -> Machine:
-        """Raises UsageError where the RAM is not among the devices."""
-        return cls(tuple(offload_devices(devices)), host_of(devices), learned or {})
+        """Raises UsageError where the RAM is not among the devices. One that tells no memory is taken to share it."""
+        host = host_of(devices)
+        offload = [
+            each if each.total or each.free else replace(each, total=host.total, free=host.free, source="estimated")
+            for each in offload_devices(devices)
+        ]
+        return cls(tuple(offload), host, learned or {})
 
     def used_by(self, settings: EngineSettings) -> tuple[Device, ...]:
         """The devices that these settings offload to."""
@@ -91,7 +96,7 @@ class Machine:
         """The parts of the offloaded layers for each of those devices."""
         if settings.tensor_split and settings.split_mode != "none":
             return settings.tensor_split
-        return tuple(float(device.free or self.host.free) for device in self.used_by(settings))
+        return tuple(float(device.free) for device in self.used_by(settings))
 
 
 def host_of(machine: Sequence[Device]) -> Device:

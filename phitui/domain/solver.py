@@ -117,8 +117,7 @@ class Solver:
     def _fits(self, settings: EngineSettings, measure: Measure | None, devices_only: bool) -> bool:
         made, _ = rows(self._model, self._machine, settings, measure)
         looked_at = made[:-1] if devices_only else made
-        free = self._machine.host.free
-        return all(row.sum + MARGIN <= (row.free or free) for row in looked_at if row.used)
+        return all(row.sum + MARGIN <= row.free for row in looked_at if row.used)
 
 
 def _bisect(low: int, high: int, fits: Callable[[int], bool]) -> int:

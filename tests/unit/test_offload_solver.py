@@ -208,6 +208,14 @@ def test_a_split_is_what_was_asked_or_the_free_memory() -> None:
     assert rows.devices[0].weights == pytest.approx(2 * rows.devices[1].weights, rel=0.01)
 
 
+def test_a_device_that_tells_no_memory_shares_the_ram() -> None:
+    silent = Device("Vulkan0", "vulkan", "gpu", "?", 0, 0)
+    made = plan(DENSE, [silent, RAM], ask())
+    assert (made.n_gpu_layers, made.fits) == (33, True)
+    assert made.devices[0].free == RAM.free
+    assert "estimated" in made.how["memory"]
+
+
 def test_the_cache_can_stay_in_ram() -> None:
     made = plan(DENSE, [gpu("CUDA0", 8 * GIB), RAM], ask(layers=-1, kv_offload=False))
     assert made.devices[0].kv == 0

@@ -83,3 +83,37 @@ def test_only_given_flags_are_passed_on() -> None:
 
     assert CliRunner().invoke(flags.with_options(command, [Sample]), []).exit_code == 0
     assert seen == {}
+
+
+# words and lists ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Worded:
+    layers: int | None = option(None, help="layers", words={"auto": None, "all": -1})
+    flash: bool | None = option(None, flag="--flash-attn", help="flash", words={"auto": None, "on": True, "off": False})
+    split: tuple[float, ...] = option((), help="split", joined=True)
+    count: int = option(1, help="count", minimum=1)
+    mapped: bool = option(True, help="mapped")
+
+
+def test_words_stand_for_values() -> None:
+    assert options.build(Worded, {"layers": "ALL"}).layers == -1
+    assert options.build(Worded, {"layers": "auto"}).layers is None
+    assert options.build(Worded, {"layers": "7"}).layers == 7
+    assert options.build(Worded, {"flash": "off"}).flash is False
+    assert options.build(Worded, {"flash": True}).flash is True
+    assert options.build(Worded, {"split": "3, 1.5"}).split == (3.0, 1.5)
+    assert options.build(Worded, {"split": [3, 1]}).split == (3.0, 1.0)
+
+
+@pytest.mark.parametrize("values", [{"layers": "most"}, {"flash": "perhaps"}, {"split": "a,b"}, {"count": 0}])
+def test_other_words_are_mistakes(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        options.build(Worded, values)
+
+
+def test_the_flags_that_make_options_what_they_are() -> None:
+    assert options.as_flags(Worded()) == []
+    made = Worded(layers=-1, flash=False, split=(3, 1.5), count=2, mapped=False)
+    words = ["--layers", "all", "--flash-attn", "off", "--split", "3,1.5", "--count", "2", "--no-mapped"]
+    assert options.as_flags(made) == words
+    assert options.as_flags(Worded(layers=3, flash=True)) == ["--layers", "3", "--flash-attn", "on"]
