@@ -11,7 +11,7 @@ import hashlib
 import mmap
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,15 +180,16 @@ class ReadAhead:
                 self._free(block)
             target, offset = target[part:], offset + part
 
-    def finish(self) -> RemoteReport:
-        """Wait for what nobody reads but the checksums. Raises what went wrong, SourceChanged for a wrong checksum."""
-        for block in self._blocks:
-            if not block.checked:
-                self._wait(block, block.length)
-        with self._changed:
-            while not self._error and not all(block.checked for block in self._blocks):
-                self._changed.wait(0.1)
+    def finish(self, check: Callable[[], None] = lambda: None) -> RemoteReport:
+        """Wait for what nobody reads but the checksums. `check` is called while waiting, and may raise.
+
+        To be called when all announced bytes are read. Raises what went wrong, SourceChanged for a wrong checksum.
+        """
+        while not all(block.checked for block in self._blocks):
+            check()
+            with self._changed:
                 self._look()
+                self._changed.wait(0.1)
         self._look()
         names = sorted(self._files, key=lambda file: file.name)
         return RemoteReport(
@@ -254,19 +255,29 @@ class ReadAhead:
                 self._free(other)
 
     def _work(self) -> None:
-        """Fill blocks, one after the other, as long as there is room."""
-        while True:
+        """Fill blocks, one after the other."""
+        try:
+            while block := self._take():
+                self._fill(block)
+        except BaseException as error:  # no memory: those who read must hear of it
             with self._changed:
+                self._error = self._error or error
+                self._changed.notify_all()
+
+    def _take(self) -> Block | None:
+        """The next block, begun, once there is room for it; None if there is nothing left to do."""
+        with self._changed:
+            while not self._error and not self.reader.stop.is_set():
                 while self._next < len(self._blocks) and self._blocks[self._next].begun:
                     self._next += 1
-                if self._next == len(self._blocks) or self._error or self.reader.stop.is_set():
-                    return
+                if self._next == len(self._blocks):
+                    return None
                 block = self._blocks[self._next]
-                if self._held and self._held + block.length > WINDOW:
-                    self._changed.wait(0.5)
-                    continue
-                self._begin(block)
-            self._fill(block)
+                if not self._held or self._held + block.length <= WINDOW:
+                    self._begin(block)
+                    return block
+                self._changed.wait(0.5)
+        return None
 
     def _fill(self, block: Block) -> None:
         """Fetch a block; an error is kept for those who read."""

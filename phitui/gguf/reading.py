@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -107,9 +107,12 @@ class SourceFiles:
         """Whether bytes come from the Hub."""
         return any(isinstance(key, HubFile) for key in self._identities)
 
-    def finish(self) -> RemoteReport | None:
-        """What was read from the Hub, once its checksums are known; None if nothing was. Raises SourceChanged."""
-        return self._ahead.finish() if self._ahead else None
+    def finish(self, check: Callable[[], None] = lambda: None) -> RemoteReport | None:
+        """What was read from the Hub, once its checksums are known; None if nothing was.
+
+        `check` is called while waiting, and may raise. Raises SourceChanged.
+        """
+        return self._ahead.finish(check) if self._ahead else None
 
     def descriptor(self, path: Path) -> int:
         return self._descriptors[path]

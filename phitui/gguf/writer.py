@@ -180,7 +180,7 @@ class _Write:
                 self.digest.start(finished)
             self._work(threads)
             self._judge()
-            self.remote = self.sources.finish()
+            self.remote = self.sources.finish(self._report)
             self._wait_for(_in_background(self.partial.sync))
             if self.digest:
                 self.sha256 = self._digested(self.digest)

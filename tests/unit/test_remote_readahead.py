@@ -178,6 +178,27 @@ def test_an_error_reaches_those_who_wait(hub: Hub) -> None:
             ahead.finish()
 
 
+def test_no_memory_is_an_error_and_no_hang(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(size: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(readahead, "_memory", none)
+    with HubReader(patience=5) as reader, pytest.raises(MemoryError):
+        take(ReadAhead(reader, split("a.safetensors", 10_000)), (file(), 0, 10))
+
+
+def test_a_cancel_while_only_checksums_are_waited_for(hub: Hub) -> None:
+    def check() -> None:
+        raise Cancelled
+
+    hub.trouble.hang["a.safetensors"] = SIZE - 500
+    with HubReader(patience=5) as reader:
+        ahead = ReadAhead(reader, [(file(), 0, SIZE - 1_000)])
+        assert take(ahead, (file(), 0, SIZE - 1_000)) == DATA["a.safetensors"][:-1_000]
+        with pytest.raises(Cancelled):
+            ahead.finish(check)
+
+
 def test_stopping_frees_those_who_wait(hub: Hub) -> None:
     hub.trouble.hang["a.safetensors"] = 0
     with HubReader() as reader:
