@@ -29,7 +29,7 @@ MODELS = {
     "phimoe": shape("phimoe", experts=4),
 }
 LAYERS = 7
-SAMPLE = 24
+SAMPLE = 16
 """Random loads per run and number of workers; PHITUI_SEED picks others."""
 
 
