@@ -62,8 +62,9 @@ def of_file(path: Path, parts: set[Path] = frozenset()) -> Found:  # type: ignor
     from phitui.actions.lineage import lineage_of
 
     repo, revision, noted = downloaded(path.parent)
-    made_from = "" if repo else lineage_of(path)
-    record = SourceRecord("gguf", path.name, repo if path.name in noted else "", revision, made_from)
+    if path.name not in noted:
+        repo = revision = ""
+    record = SourceRecord("gguf", path.name, repo, revision, "" if repo else lineage_of(path))
     return Found(record, {part.name: part for part in sorted({path, *parts})}, noted)
 
 

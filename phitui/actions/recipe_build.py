@@ -45,7 +45,7 @@ class Building:
         for row in option_rows(self.ctx, self.steps.request, self.recipe):
             if not row.path.is_file():
                 raise UsageError(
-                    f"the {row.role} of the recipe is not there: {visible(str(row.path))}",
+                    f"the {visible(row.role)} of the recipe is not there: {visible(str(row.path))}",
                     "copy it there, or change its path in the recipe; its SHA-256 is known",
                 )
         if not sure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from phitui.actions import lineage, models
 from phitui.actions.context import Context
-from phitui.actions.provenance import checkpoint_files
+from phitui.actions.provenance import checkpoint_files, downloaded
 from phitui.domain.offers import JobContext
 from phitui.domain.recipe import BuildStep, FileRecord, Recipe, SourceRecord
 from phitui.domain.text import visible
@@ -53,10 +53,23 @@ def locate(ctx: Context, request: RunRequest, recipe: Recipe, fetched: str = "")
         artifact = models.named(ctx, given)
         if artifact is not None:
             return str(artifact.path)
-    found = _by_hash(ctx, recipe.source) if recipe.source else None
+    found = (_downloaded(ctx, recipe.source) or _by_hash(ctx, recipe.source)) if recipe.source else None
     if found is not None:
         return str(found)
     raise _not_here(given, recipe.source)
+
+
+def _downloaded(ctx: Context, source: SourceRecord) -> Path | None:
+    """The same commit of the same repository in the library: pulled, or in the Hub's cache."""
+    if not source.repo or not source.revision:
+        return None
+    for artifact in models.library(ctx):
+        directory = artifact.path if artifact.kind == "checkpoint" else artifact.path.parent
+        wanted = "checkpoint" if source.kind == "checkpoint" else "gguf"
+        named = artifact.kind == "checkpoint" or artifact.path.name == source.name
+        if artifact.kind == wanted and named and downloaded(directory)[:2] == (source.repo, source.revision):
+            return artifact.path
+    return None
 
 
 def _by_hash(ctx: Context, source: SourceRecord) -> Path | None:
@@ -79,7 +92,7 @@ def _not_here(given: str, source: SourceRecord | None) -> UsageError:
     if source is not None and source.repo:
         pull = f"phitui pull {source.repo}" + (f"@{source.revision}" if source.revision else "")
         include = f" --include {source.files[0].path}" if source.kind == "gguf" and source.files else ""
-        return UsageError(f"{shown} is not on this machine", f"{pull}{include}, then the same again with --source PATH")
+        return UsageError(f"{shown} is not on this machine", f"{visible(pull + include)}, then the same again")
     if models.is_hub_id(given):
         return UsageError(f"{shown} is not on this machine", f"phitui pull {shown}, or a [get] section in the recipe")
     return UsageError(f"{shown} is not on this machine", "say where it is: --source PATH")
@@ -171,7 +184,7 @@ def refuse(rows: Sequence[Row], job: JobContext | None, force: bool) -> None:
     wrong = [row for row in rows if row.state != "same"]
     if not wrong:
         return
-    lines = [f"{visible(row.name)} ({row.role}) is {row.state}: {visible(row.why)}" for row in wrong]
+    lines = [f"{visible(row.name)} ({visible(row.role)}) is {row.state}: {visible(row.why)}" for row in wrong]
     if force:
         for line in lines if job else ():
             job.note(f"--force: {line}")  # type: ignore[union-attr]

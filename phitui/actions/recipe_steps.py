@@ -47,7 +47,7 @@ class Steps:
         """Raise UsageError, OutputExists, Unavailable or PhituiError for what can be seen to go wrong beforehand."""
         recipe = self.recipe
         if not recipe.steps:
-            what = ", ".join(edit.what for edit in recipe.edits)
+            what = visible(", ".join(edit.what for edit in recipe.edits))
             why = f": its file was changed by hand ({what})" if what else ""
             raise UsageError(f"there is no step in this recipe that makes anything{why}", f"steps: {', '.join(STEPS)}")
         for step, key in (("get", "to"), ("imatrix", "out"), ("build", "out"), ("export", "out")):

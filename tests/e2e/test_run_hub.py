@@ -52,8 +52,11 @@ def test_get_and_build(hub: Hub, tmp_path: Path) -> None:
     (folder / "phi").rename(tmp_path / "gone")
     for file in folder.glob("m.gguf"):
         file.unlink()
-    error = answer(hub, "run", folder / "m.gguf.toml", code=2, PHITUI_HOME=str(tmp_path / "home2"))["error"]
-    assert f"phitui pull acme/phi@{COMMIT}" in error["hint"]
+    elsewhere = str(tmp_path / "home2")
+    error = answer(hub, "run", folder / "m.gguf.toml", code=2, PHITUI_HOME=elsewhere)["error"]
+    assert error["hint"] == f"phitui pull acme/phi@{COMMIT}, then the same again"
+    answer(hub, "pull", f"acme/phi@{COMMIT}", PHITUI_HOME=elsewhere)
+    assert answer(hub, "run", folder / "m.gguf.toml", PHITUI_HOME=elsewhere)["same"] is True
 
 
 def test_a_streamed_build_again(hub: Hub, local: Path, tmp_path: Path) -> None:
