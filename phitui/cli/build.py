@@ -116,6 +116,8 @@ def _done(result: dict[str, Any]) -> str:
     lines = [f"{visible(str(result['path']))}  {figures}, in {duration(result['seconds'])}"]
     if found := result.get("remote"):
         lines.append(f"{output.size(found['fetched'])} came from the Hub; {_checked(found)}")
+    if result.get("lineage"):
+        lines.append(f"{visible(str(result['lineage']))}  makes it again: phitui run")
     return "\n".join(lines)
 
 
