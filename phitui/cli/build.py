@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import shlex
 from typing import Any
 
 import click
@@ -117,7 +118,7 @@ def _done(result: dict[str, Any]) -> str:
     if found := result.get("remote"):
         lines.append(f"{output.size(found['fetched'])} came from the Hub; {_checked(found)}")
     if result.get("lineage"):
-        lines.append(f"{visible(str(result['lineage']))}  makes it again: phitui run")
+        lines.append(f"phitui run {visible(shlex.quote(str(result['lineage'])))}  makes it again")
     return "\n".join(lines)
 
 
