@@ -123,7 +123,15 @@ def _names(artifact: Artifact) -> tuple[str, ...]:
 
 
 def _aliases(artifact: Artifact) -> tuple[str, ...]:
-    return tuple(spelling for name in artifact.aliases for spelling in _spellings(artifact, name))
+    names = [*artifact.aliases, *(name for place in artifact.also for name in (place.name, *place.aliases))]
+    return tuple(spelling for name in names for spelling in _spellings(artifact, name))
+
+
+def is_name_elsewhere(artifact: Artifact, text: str) -> bool:
+    """Whether a text that was resolved to this artifact is the name of the same content in another place."""
+    own = [name for said in (artifact.name, *artifact.aliases) for name in _spellings(artifact, said)]
+    folded = text.lower()
+    return folded in map(str.lower, _aliases(artifact)) and folded not in map(str.lower, own)
 
 
 def _spellings(artifact: Artifact, name: str) -> tuple[str, ...]:

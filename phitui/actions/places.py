@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from phitui.actions.context import Context
 from phitui.config import plugin_folders
-from phitui.domain.model import Artifact
+from phitui.domain.model import Artifact, Place
 from phitui.store.hashes import HashStore
 
 
@@ -49,15 +49,13 @@ def _one(context: Context, group: Sequence[Artifact]) -> Artifact:
         return group[0]
     own = [folder.absolute() for folder in plugin_folders()]
     first = next((a for a in group if any(a.path.absolute().is_relative_to(folder) for folder in own)), group[0])
-    others = [artifact for artifact in group if artifact is not first]
-    places = tuple(dict.fromkeys(artifact.path for artifact in (first, *others)))
-    names = [name for artifact in (first, *others) for name in (artifact.name, *artifact.aliases)]
+    places = {(a.path, a.name): Place(a.path, a.name, a.found_by, a.aliases) for a in reversed(group)}
+    del places[first.path, first.name]
     described = next((artifact for artifact in group if artifact.architecture), first)
     return dataclasses.replace(
         first,
         architecture=described.architecture,
         scheme=first.scheme or described.scheme,
         sha256=next((artifact.sha256 for artifact in group if artifact.sha256), ""),
-        places=places if len(places) > 1 else (),
-        aliases=tuple(name for name in dict.fromkeys(names) if name != first.name),
+        also=tuple(reversed(places.values())),
     )

@@ -103,13 +103,20 @@ def _found(ctx: Context, model: str) -> Artifact:
         artifact = models.named(ctx, model)
         if artifact is None:
             raise UsageError(f"there is no model {model!r} here", "phitui models lists them")
+        if models.is_name_elsewhere(artifact, model):
+            raise UsageError(
+                f"{model} is the name of the same content in another place",
+                f"name the one that is meant: {artifact.name}, at {artifact.path}",
+            )
         return artifact
     path = path.absolute()
     wanted = (path, models.first_file(path))
     for artifact in models.library(ctx):
-        place = next((p for p in (artifact.path, *artifact.places) if p.absolute() in wanted), None)
-        if place is not None:
-            return dataclasses.replace(artifact, path=place)
+        if artifact.path.absolute() in wanted:
+            return artifact
+        for place in artifact.also:
+            if place.path.absolute() in wanted:
+                return dataclasses.replace(artifact, path=place.path, name=place.name, found_by=place.found_by)
     raise UsageError(f"{path} is none of the models that phitui models lists", "remove or rename it yourself")
 
 
@@ -118,7 +125,7 @@ def _refuse_foreign(artifact: Artifact) -> None:
     parent = artifact.path.parent.resolve()
     if not any(parent.is_relative_to(folder.resolve()) for folder in plugin_folders()):
         raise UsageError(
-            f"{artifact.path} lies outside of phitui's own folders: it belongs to another program",
+            f"{artifact.path} was found by {artifact.found_by}: it belongs to another program",
             "remove or rename it with that program",
         )
 

@@ -84,8 +84,8 @@ def _text(library: list[Artifact], measured: Mapping[Path, Measured], known: lis
             found = measured.get(a.path)
             quality = [figures.Figure(None, found, None).text if found else ""] if measured else []
             rows.append((a.name, a.architecture, a.scheme, output.size(a.size), *quality, a.found_by, str(a.path)))
-            blank = [""] * (len(head) - 2)
-            rows += [(*blank, "also", str(place)) for place in a.places if place != a.path]
+            blank = [""] if measured else []
+            rows += [(f"  {p.name}", "", "", "same", *blank, p.found_by, str(p.path)) for p in a.also]
         rows = [(*row[:-1], visible(row[-1])) for row in rows]
         lines.append(output.table(head, rows, right=(3,)))
     else:

@@ -66,11 +66,21 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the content of an artifact lies too."""
+
+    path: Path
+    name: str
+    found_by: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A model file or checkpoint directory on this machine.
 
-    `sha256` is that of the file, where its store tells it. The library lists equal content once: `places` are then all
-    paths of it, the own one first, and `aliases` the other names that it is found under; both are empty otherwise.
+    `sha256` is that of the file, where its store tells it; `aliases` are other names that the finder knows it by. The
+    library lists equal content once: `also` is then where else it lies, or under which other names.
     """
 
     path: Path
@@ -82,8 +92,8 @@ class Artifact:
     found_by: str
     modified: float = 0.0
     sha256: str = ""
-    places: tuple[Path, ...] = ()
     aliases: tuple[str, ...] = ()
+    also: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -102,5 +102,9 @@ def test_two_tags_of_one_file_are_one_model(context: Context, store: Path) -> No
     blob = put(store, "registry.ollama.ai/library/phi4-mini/3.8b")
     put(store, "registry.ollama.ai/library/phi4-mini/latest")
     (one,) = models.library(context)
-    assert (one.name, one.aliases, one.places) == ("phi4-mini:3.8b", ("phi4-mini:latest", "phi4-mini"), ())
-    assert models.resolve_model(context, "phi4-mini:latest") == blob
+    assert (one.name, [(place.name, place.path) for place in one.also]) == (
+        "phi4-mini:3.8b",
+        [("phi4-mini:latest", blob)],
+    )
+    for name in ("phi4-mini:latest", "phi4-mini"):
+        assert models.resolve_model(context, name) == blob

@@ -16,6 +16,7 @@ from phitui.actions import models, tidy
 from phitui.actions.context import Context
 from phitui.actions.lineage import hash_store
 from phitui.api import Artifact, Availability
+from phitui.domain.model import Place
 from phitui.errors import UsageError
 
 CONTENT = b"GGUF of some kind"
@@ -66,8 +67,8 @@ def test_a_remembered_hash_tells_that_two_are_one(context: Context, own: Path, b
     assert [a.path for a in models.library(context)] == [own, blob]  # nothing is read to find out
     remember(context, own)
     (one,) = models.library(context)
-    assert (one.path, one.name, one.places) == (own, "mine.gguf", (own, blob))
-    assert one.aliases == ("phi:1b", "phi")
+    assert (one.path, one.name) == (own, "mine.gguf")
+    assert one.also == (Place(blob, "phi:1b", "astore", ("phi",)),)
     assert one.sha256 == SHA256
     for name in ("mine", "phi:1b", "phi"):
         assert models.resolve_model(context, name) == own
@@ -77,7 +78,7 @@ def test_another_content_of_the_same_size_is_another_model(context: Context, own
     blob.write_bytes(CONTENT.swapcase())
     context.registry.finders.append(Store(blob, hashlib.sha256(CONTENT.swapcase()).hexdigest()))
     remember(context, own)
-    assert [(a.path, a.places) for a in models.library(context)] == [(own, ()), (blob, ())]
+    assert [(a.path, a.also) for a in models.library(context)] == [(own, ()), (blob, ())]
 
 
 def test_a_file_that_changed_since_it_was_hashed_is_another_model(context: Context, own: Path, blob: Path) -> None:
@@ -93,7 +94,7 @@ def test_links_are_one(context: Context, own: Path, tmp_path: Path, link: Callab
     link(own, linked)
     context.registry.finders.insert(0, Store(linked, sha256=""))
     (one,) = models.library(context)
-    assert (one.path, one.places) == (own, (own, linked))
+    assert (one.path, [place.path for place in one.also]) == (own, [linked])
 
 
 def test_own_names_come_before_other_names(context: Context, own: Path, blob: Path) -> None:
@@ -105,9 +106,12 @@ def test_only_the_own_place_is_removed(context: Context, own: Path, tmp_path: Pa
     linked = tmp_path / "theirs.gguf"
     os.link(own, linked)
     context.registry.finders.append(Store(linked))
-    with pytest.raises(UsageError, match="belongs to another program"):
+    with pytest.raises(UsageError, match="found by astore: it belongs to another program"):
         tidy.removal(context, str(linked))
-    assert tidy.remove(context, "phi:1b").files == (own,)
+    with pytest.raises(UsageError, match="same content in another place") as caught:
+        tidy.remove(context, "phi:1b")
+    assert str(own) in caught.value.hint
+    assert tidy.remove(context, "MINE").files == (own,)
     assert linked.exists() and not own.exists()
 
 
@@ -116,8 +120,14 @@ def test_the_list_shows_all_places(own: Path, capsys: pytest.CaptureFixture[str]
     os.link(own, linked)
     assert main(["models", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["library"]
-    assert row["places"] == [str(own), str(linked)]
-    assert row["aliases"] == ["z-other.gguf"]
+    (place,) = row["also"]
+    assert (place["path"], place["name"], place["found_by"]) == (str(linked), "z-other.gguf", "folders")
     assert main(["models"]) == 0
-    shown = capsys.readouterr().out
-    assert [line.split()[-2:] for line in shown.splitlines() if str(linked) in line] == [["also", str(linked)]]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if str(linked) in line]
+    assert line.split() == ["z-other.gguf", "same", "folders", str(linked)]
+
+
+def test_one_file_found_twice_is_not_also_there(context: Context, own: Path) -> None:
+    context.registry.finders.append(context.registry.finders[0])
+    (one,) = models.library(context)
+    assert one.also == ()
