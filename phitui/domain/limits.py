@@ -96,14 +96,13 @@ def _check_layers(model: ModelMemory, options: LoadOptions) -> None:
 
 
 def _check_cache(model: ModelMemory, options: LoadOptions) -> None:
-    kinds = {options.kv_type, options.value_type}
     kv_per_layer(model, 1, options.kv_type, options.value_type)
     if options.flash_attention is False and not kv_type(options.value_type).is_float:
         raise UsageError(
             f"a {options.value_type} KV cache needs flash attention",
             "leave flash attention on, or use f16 for the values of the KV cache",
         )
-    if not kinds or options.ubatch < 1 or options.batch < 1:
+    if options.ubatch < 1 or options.batch < 1:
         raise UsageError("a batch holds at least one token", "512 is usual")
 
 

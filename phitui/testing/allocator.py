@@ -51,6 +51,14 @@ class Allocator:
 
     def allocated(self, model: Path, settings: EngineSettings) -> dict[str, dict[str, int]]:
         """Device (CPU, RPC0, ...) -> weights, kv, compute in bytes, to 0.01 MiB; all host buffers are the CPU's."""
+        found: dict[str, dict[str, int]] = defaultdict(lambda: {"weights": 0, "kv": 0, "compute": 0})
+        for buffer in self.buffers(model, settings):
+            worker = next((f"RPC{n}" for n, endpoint in enumerate(self._rpc) if endpoint in buffer["name"]), "CPU")
+            found[worker]["compute" if buffer["what"] == "output" else buffer["what"]] += buffer["size"]
+        return found
+
+    def buffers(self, model: Path, settings: EngineSettings) -> list[dict[str, Any]]:
+        """The buffers of a load as llama.cpp's log has them: name, what (weights, kv, compute, output), size."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"model": str(model), "settings": asdict(settings)}) + "\n")
@@ -61,11 +69,8 @@ class Allocator:
         answer = json.loads(line)
         if "error" in answer:
             raise AssertionError(answer["error"])
-        found: dict[str, dict[str, int]] = defaultdict(lambda: {"weights": 0, "kv": 0, "compute": 0})
-        for buffer in answer["buffers"]:
-            worker = next((f"RPC{n}" for n, endpoint in enumerate(self._rpc) if endpoint in buffer["name"]), "CPU")
-            found[worker]["compute" if buffer["what"] == "output" else buffer["what"]] += buffer["size"]
-        return found
+        buffers: list[dict[str, Any]] = answer["buffers"]
+        return buffers
 
 
 class Worker:

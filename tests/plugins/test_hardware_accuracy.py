@@ -109,6 +109,10 @@ def test_mapped_weights_are_told_apart(model: Path, context: Context) -> None:
     assert (other.mapped, other.allocated) == (0, other.sum)
     assert 0 <= row.mapped <= row.weights
     assert row.allocated == row.sum - row.mapped
+    with Allocator() as allocator:
+        buffers = allocator.buffers(model, mapped.settings)
+    copies = sum(each["size"] for each in buffers if each["what"] == "weights" and not each["name"].endswith("_Mapped"))
+    assert row.weights - row.mapped == pytest.approx(copies, rel=0.01, abs=0.03 * MIB)
 
 
 def test_rules_alone_know_weights_and_cache(models: dict[str, Path], context: Context, workers: list[str]) -> None:
