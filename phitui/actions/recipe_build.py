@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phitui import __version__
 from phitui.actions import build, lineage
-from phitui.actions.recipe_sources import compare, find_file, locate, option_rows, refuse, source_rows
+from phitui.actions.recipe_sources import compare, find_file, locate, option_rows, recorded_name, refuse, source_rows
 from phitui.actions.schemes import find_scheme
 from phitui.actions.source import source_path
 from phitui.actions.views import name_of
@@ -99,7 +99,8 @@ class Building:
         converter = dict(self.recipe.converter)
         if declared is not None:
             converter = self._files(steps.absolute(declared, converter))
-        out = Path(steps.request.out) if steps.request.out else steps.target(step.out or self._name(source))
+        name = recorded_name(steps.request, self.recipe) if self.recipe.result else step.out or self._name(source)
+        out = Path(steps.request.out) if steps.request.out else steps.target(name)
         request = build.BuildRequest(
             where if self.stream else str(source),
             step.scheme,

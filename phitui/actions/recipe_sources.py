@@ -131,13 +131,20 @@ def find_file(ctx: Context, request: RunRequest, file: FileRecord) -> Path:
     return path
 
 
+def recorded_name(request: RunRequest, recipe: Recipe) -> str:
+    """The name of the file beside which a recipe lies: they are renamed together, and the recipe's text stays."""
+    stem = Path(request.recipe).stem
+    if stem.endswith(".gguf") or recipe.result is None:
+        return stem
+    return Path(recipe.result.file).name
+
+
 def present(ctx: Context, request: RunRequest, recipe: Recipe) -> list[Row]:
     """Every file the recipe records: the result first."""
     rows = []
     last = recipe.edits[-1] if recipe.edits else recipe.result
     if last is not None:
-        name = recipe.result.file if recipe.result else Path(request.recipe).stem
-        path = Path(request.out) if request.out else request.base / Path(name).name
+        path = Path(request.out) if request.out else request.base / recorded_name(request, recipe)
         rows.append(Row("result", path.name, path, last.size, last.sha256))
     rows += option_rows(ctx, request, recipe)
     if recipe.source is not None and recipe.source.files and (recipe.build or recipe.imatrix):

@@ -16,7 +16,7 @@ from phitui.actions.models import resolve_model
 from phitui.actions.placing import in_place
 from phitui.actions.recipe import RunRequest
 from phitui.actions.recipe_build import Building
-from phitui.actions.recipe_sources import compare, locate, option_rows, refuse, source_rows
+from phitui.actions.recipe_sources import compare, locate, option_rows, recorded_name, refuse, source_rows
 from phitui.actions.source import converter_for, source_name
 from phitui.domain import options
 from phitui.domain.offers import JobContext
@@ -120,7 +120,9 @@ class Steps:
         step = self.recipe.imatrix
         assert step is not None
         model = Path(self.found(step.model)) if step.model else self._imatrix_model()
-        out = self.target(step.out, imatrix.default_out(self.ctx, model)).absolute()
+        recorded = self.recipe.build is None and self.recipe.result is not None
+        name = recorded_name(self.request, self.recipe) if recorded else step.out
+        out = self.target(name, imatrix.default_out(self.ctx, model)).absolute()
         asked = imatrix.normalized(
             self.ctx,
             imatrix.ImatrixRequest(

@@ -230,6 +230,17 @@ def test_a_file_that_is_something_else_stays(checkpoint: Path, folder: Path) -> 
     assert run("run", f"{out}.toml", "--out", other, "--overwrite")["same"] is True
 
 
+def test_a_renamed_file_and_its_recipe(checkpoint: Path, folder: Path) -> None:
+    run("build", checkpoint, "--scheme", "BF16", "--out", folder / "m.gguf")
+    (folder / "m.gguf").rename(folder / "n.gguf")
+    (folder / "m.gguf.toml").rename(folder / "n.gguf.toml")
+    assert run("run", folder / "n.gguf", "--check")["same"] is True
+    first = (folder / "n.gguf").read_bytes()
+    (folder / "n.gguf").unlink()
+    assert run("run", folder / "n.gguf.toml")["same"] is True
+    assert (folder / "n.gguf").read_bytes() == first
+
+
 def test_overwriting_replaces_the_recipe_of_the_former_file(checkpoint: Path, folder: Path) -> None:
     out = folder / "m.gguf"
     run("build", checkpoint, "--scheme", "BF16", "--out", out)
