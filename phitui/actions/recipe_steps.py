@@ -120,7 +120,7 @@ class Steps:
         step = self.recipe.imatrix
         assert step is not None
         model = Path(self.found(step.model)) if step.model else self._imatrix_model()
-        recorded = self.recipe.build is None and self.recipe.result is not None
+        recorded = self.recipe.result if self.recipe.build is None else None
         name = recorded_name(self.request, self.recipe) if recorded else step.out
         out = self.target(name, imatrix.default_out(self.ctx, model)).absolute()
         asked = imatrix.normalized(
@@ -147,8 +147,7 @@ class Steps:
         imatrix.check(asked)
         self.job.note(f"imatrix: {out.name} with {Path(asked.model).name}")
         done = self._remember("imatrix", key, imatrix.run(asdict(asked), self.job), out)
-        recorded = self.recipe.result
-        if self.recipe.build is None and recorded is not None:
+        if recorded is not None:
             if sha256_of(out).sha256 == recorded.sha256:
                 return done | {"same": True}
             self.job.note("the bytes differ from the recorded matrix, as sums do between machines and versions")
