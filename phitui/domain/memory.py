@@ -121,28 +121,10 @@ def rows(
     """The devices' rows, the host last, and where their figures come from."""
     devices = machine.used_by(settings)
     places = deal(model.layers_total, settings.layers, machine.split(settings))
-    weights = weights_by_place(model, places, len(devices), settings.n_cpu_moe)
-    how = {"weights": "exact", "kv": "exact", "compute": "estimated"}
-    if settings.split_mode == "row" and len(devices) > 1:
-        weights = _by_rows(weights, machine.split(settings))
-        how["weights"] = "estimated"
     kv = _kv(model, places, len(devices), settings)
     read = _read(model, places, len(devices), settings, kv)
-    mapped = weights[HOST] if settings.mmap and not settings.mlock else 0
     buffers = measure(settings) if measure else None
-    if buffers is None:
-        compute = compute_estimate(model, places, [device.kind for device in devices], settings)
-        compute[HOST] += output_buffer(model) * settings.parallel
-        if model.tied and places[-1] == HOST:  # a CPU that repacks weights holds the output layer as a second copy
-            how["weights"] = "estimated"
-        how["mapped"] = "estimated"
-    else:
-        how["compute"] = how["mapped"] = "measured"
-        index = {device.name: number for number, device in enumerate(devices)}
-        compute = _sum_by_place(buffers, index, len(devices), "compute")
-        if all(buffer.weights is not None for buffer in buffers) and settings.split_mode != "row":
-            weights = _sum_by_place(buffers, index, len(devices), "weights")
-            mapped = _mappable(buffers) if mapped else 0
+    weights, compute, mapped, how = _weights_and_compute(model, machine, settings, places, buffers)
     made = []
     for n, device in enumerate([*devices, machine.host]):
         known = machine.learned.get(device.name, Learned(0, 0))
@@ -164,6 +146,35 @@ def rows(
             )
         )
     return tuple(made), how
+
+
+def _weights_and_compute(
+    model: ModelMemory,
+    machine: Machine,
+    settings: EngineSettings,
+    places: Sequence[int],
+    buffers: Sequence[MemoryBuffer] | None,
+) -> tuple[list[int], list[int], int, dict[str, str]]:
+    """Weights and compute buffers of each device, the host's mapped weights, and where the figures come from."""
+    devices = machine.used_by(settings)
+    weights = weights_by_place(model, places, len(devices), settings.n_cpu_moe)
+    how = {"weights": "exact", "kv": "exact", "compute": "measured", "mapped": "measured"}
+    if settings.split_mode == "row" and len(devices) > 1:
+        weights = _by_rows(weights, machine.split(settings))
+        how["weights"] = "estimated"
+    mapped = weights[HOST] if settings.mmap and not settings.mlock else 0
+    if buffers is None:
+        how["compute"] = how["mapped"] = "estimated"
+        compute = compute_estimate(model, places, [device.kind for device in devices], settings)
+        compute[HOST] += output_buffer(model) * settings.parallel
+        if model.tied and places[-1] == HOST:  # a CPU that repacks weights holds the output layer as a second copy
+            how["weights"] = "estimated"
+        return weights, compute, mapped, how
+    index = {device.name: number for number, device in enumerate(devices)}
+    if all(buffer.weights is not None for buffer in buffers) and settings.split_mode != "row":
+        weights = _sum_by_place(buffers, index, len(devices), "weights")
+        mapped = _mappable(buffers) if mapped else 0
+    return weights, _sum_by_place(buffers, index, len(devices), "compute"), mapped, how
 
 
 def _kv(model: ModelMemory, places: Sequence[int], devices: int, settings: EngineSettings) -> list[int]:
