@@ -62,8 +62,9 @@ def start(context: Context, request: PushRequest) -> Job:
         *(["--overwrite"] if request.overwrite else []),
         *([] if request.test else ["--no-test"]),
     ]
+    what = path.name if Path(request.model).expanduser().exists() else request.model
     return jobs(context).start(
-        "push", TASK, asdict(wanted), f"push {path.name} to {url}", key=f"{request.to} {url} {path}", argv=argv
+        "push", TASK, asdict(wanted), f"push {what} to {url}", key=f"{request.to} {url} {path}", argv=argv
     )
 
 

@@ -28,6 +28,7 @@ from phitui_ollama.options import DEFAULT_CONTEXT, FORMATS, OllamaOptions, messa
 from phitui_ollama.prompts import Settled, settle
 
 FILE = "Modelfile"
+_BLOB = re.compile(r"(sha256-)?[0-9a-f]{64}")
 _SHARD = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
@@ -151,6 +152,8 @@ def _default_name(model: ExportModel) -> str:
     stem = model.path.name.removesuffix(".gguf")
     shard = _SHARD.fullmatch(model.path.name)
     stem = shard["stem"] if shard else stem
+    if _BLOB.fullmatch(stem):  # from a store that names files by their content
+        stem = model.facts.name
     if scheme and stem.lower().endswith(scheme.lower()):
         stem = stem[: -len(scheme)]
     return made(stem, scheme if re.fullmatch(r"\w+", scheme) else "")

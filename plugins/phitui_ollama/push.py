@@ -17,7 +17,7 @@ from phitui_ollama.address import PORT, address
 from phitui_ollama.exporter import Filled, parts
 from phitui_ollama.modelfile import Command
 from phitui_ollama.parameters import PARAMETERS
-from phitui_ollama.server import Interrupted, Server
+from phitui_ollama.server import DONE, Interrupted, Server
 
 OLDEST = (0, 5, 5)
 """The first version whose /api/create takes files."""
@@ -53,6 +53,7 @@ def push(filled: Filled, model: ExportModel, delivery: Delivery, job: JobContext
         document = create_document(filled, files)
         _patiently(job, lambda: _create(server, document, job))
         told = _test(server, filled.name, job) if delivery.test else {"answer": ""}
+    job.progress(sent + present, sent + present, "done")
     usual = where.url == f"http://127.0.0.1:{PORT}"
     return {
         "name": filled.name,
@@ -145,7 +146,7 @@ def _create(server: Server, document: Mapping[str, Any], job: JobContext) -> Non
             job.progress(min(done, total), total, status)
         else:
             job.progress(0, 0, status)
-        if status and status not in shown and "layer sha256:" not in status:
+        if status not in shown and status not in ("", DONE) and "layer sha256:" not in status:
             job.note(status)
         shown.add(status)
 

@@ -23,6 +23,8 @@ SILENCE_SECONDS = 60.0
 """How long a server may be silent where it has nothing to do."""
 WORK_SECONDS = 1800.0
 """How long it may be silent while it copies a model or loads it."""
+DONE = "success"
+"""The last thing it says of a model that it has created."""
 _BUSY = (429, 502, 503, 504)
 _TEXT_LIMIT = 300
 
@@ -111,7 +113,7 @@ class Server:
                     raise _create_failed(str(event["error"]), self.address.url)
                 said = str(event.get("status", said))
                 yield event
-        if said != "success":
+        if said != DONE:
             raise Interrupted(f"{self.address.url} ended its answer before the model was created (last: {said!r})")
 
     def ask(self, model: str, question: str, tokens: int) -> Mapping[str, Any]:

@@ -170,3 +170,8 @@ def test_messages_and_license_file(model: ExportModel, tmp_path: Path) -> None:
 def test_what_ollama_would_refuse_is_refused(model: ExportModel, tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         preview(model, tmp_path, **options)
+
+
+def test_a_file_that_is_named_by_its_content_gets_the_models_name(model: ExportModel, tmp_path: Path) -> None:
+    blob = dataclasses.replace(model, path=tmp_path / f"sha256-{'0a' * 32}")
+    assert preview(blob, tmp_path / "out").run[1] == "ollama run phi-4-mini:q4_k_m"
