@@ -80,13 +80,13 @@ def _check(value: str, what: str) -> None:
             f"{what} contains U+{ord(lost):04X}, which Ollama drops from Modelfiles without a word",
             "rename the file or its directory"
             if what == "FROM"
-            else "leave that character out, or set the text over Ollama's HTTP API (POST /api/create), which keeps it",
+            else "leave that character out; or use --push, which sends the text over Ollama's HTTP API and keeps it",
         )
     lines = value.replace("\r", "\n").split("\n")
     if any(line.rstrip().endswith(_FENCE) for line in lines[:-1]):
         raise UsageError(
             f'{what} has a line that ends with """, which ends the text there in a Modelfile',
-            'put something after the """, or set the text over Ollama\'s HTTP API (POST /api/create)',
+            'put something after the """; or use --push, which sends the text over Ollama\'s HTTP API',
         )
 
 

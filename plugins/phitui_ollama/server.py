@@ -179,7 +179,13 @@ class Server:
         text = _error_of(response)
         where = self.address.url
         if status in (401, 403):
-            raise Unavailable(f"{where} refuses {what}: {text}", "it wants a login, which phitui does not send")
+            raise Unavailable(
+                f"{where} refuses {what}: {text}",
+                "it wants a login, which phitui does not send; or it answers this machine only (OLLAMA_HOST there)",
+            )
+        if 300 <= status < 400:
+            to = _short(response.headers.get("Location", "")) or "another address"
+            raise Unavailable(f"{where} points to {to}: {text}", "push to that address itself")
         if status in (404, 405):
             raise Unavailable(f"{where} does not know {what}: {text}", "it may be too old: update Ollama there")
         if status in _BUSY:

@@ -311,6 +311,13 @@ def test_old_versions(ollama: Server, model: Path, version: str, fine: bool) -> 
         Ollama().destination(export_model(model), OllamaOptions(), ollama.url, False)
 
 
+@pytest.mark.parametrize(("status", "says"), [(301, "points to another address: 301"), (403, "403"), (500, "refuses")])
+def test_a_server_that_is_not_to_be_asked(ollama: Server, model: Path, status: int, says: str) -> None:
+    ollama.trouble.once = [("GET /api/version", status, "")]
+    with pytest.raises(PhituiError, match=says):
+        Ollama().destination(export_model(model), OllamaOptions(), ollama.url, False)
+
+
 @pytest.mark.parametrize("status", [200, 404, 405])
 def test_something_else_answers(ollama: Server, model: Path, status: int) -> None:
     ollama.trouble.once = [("GET /api/version", status, "x")]
