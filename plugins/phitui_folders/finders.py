@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from phitui.api import Artifact, Availability, plugin_folders
@@ -12,6 +13,7 @@ from phitui.api import Artifact, Availability, plugin_folders
 MAX_DEPTH = 8
 """Levels of subfolders that are looked into."""
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
 
@@ -46,7 +48,18 @@ class HuggingFace:
             snapshots = _listed(repo / "snapshots")
             for snapshot in snapshots:
                 label = name if len(snapshots) == 1 else f"{name}@{snapshot.name[:7]}"
-                yield from artifacts(snapshot, self.name, seen, label)
+                yield from map(_with_hash, artifacts(snapshot, self.name, seen, label))
+
+
+def _with_hash(artifact: Artifact) -> Artifact:
+    """With the SHA-256 of a GGUF: the cache links to large files by it. Of a split one it is not that of all."""
+    if artifact.kind != "gguf" or _SHARD.fullmatch(artifact.path.name):
+        return artifact
+    try:
+        blob = artifact.path.readlink().name
+    except OSError:
+        return artifact
+    return replace(artifact, sha256=blob) if _SHA256.fullmatch(blob) else artifact
 
 
 def cache_folder() -> Path:

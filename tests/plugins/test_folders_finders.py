@@ -115,3 +115,21 @@ def test_environment_of_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("HF_HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert cache_folder() == home / ".cache" / "huggingface" / "hub"
+
+
+def test_the_cache_tells_the_hashes_of_large_files(home: Path) -> None:
+    repo = home / "huggingface" / "hub" / "models--acme--phi"
+    snapshot = repo / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    names = {"large.gguf": "0a" * 32, "small.gguf": "0b" * 20, "m-00001-of-00001.gguf": "0c" * 32}
+    for name, blob in names.items():
+        (repo / "blobs" / blob).write_bytes(b"GGUF")
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    (snapshot / "copied.gguf").write_bytes(b"GGUF")
+    assert {a.name: a.sha256 for a in HuggingFace().find()} == {
+        "large.gguf": "0a" * 32,
+        "small.gguf": "",
+        "m-00001-of-00001.gguf": "",
+        "copied.gguf": "",
+    }
