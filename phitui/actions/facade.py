@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phitui.actions.context import Context
+from phitui.domain.bundle import ExportModel
 from phitui.domain.chat import ChatStats, Sampling, TextChunk
 from phitui.errors import PhituiError
 
@@ -31,6 +32,13 @@ class Facade:
     @property
     def cache_dir(self) -> Path:
         return self._context.paths.cache
+
+    def model(self, name: str) -> ExportModel:
+        """A GGUF by its path or its name in the library, as exporters see it."""
+        from phitui.actions.export import export_model
+        from phitui.actions.models import resolve_model
+
+        return export_model(resolve_model(self._context, name))
 
     def build(self, source: str, scheme: str, out: Path, **settings: Any) -> Mapping[str, Any]:
         """Run a build job to its end and return its result. Raises PhituiError with the job's own error."""

@@ -40,8 +40,10 @@ class _Worded(click.ParamType[Any]):
         return value
 
 
-def flag(spec: OptionSpec) -> click.Option:
-    """One option as a click option. A flag that is not given yields None, so that only given values are passed on."""
+def flag(spec: OptionSpec) -> click.Parameter:
+    """One option as a click option or argument. A flag that is not given yields None: only given values are passed."""
+    if spec.positional:
+        return click.Argument([spec.name], type=_TYPES[spec.kind])
     if spec.words or spec.joined:
         default = "" if spec.text(spec.default) in ("", "None") else f"  [default: {spec.text(spec.default)}]"
         worded = _Worded(spec)

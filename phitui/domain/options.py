@@ -45,6 +45,7 @@ class OptionSpec:
     words: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     flag_name: str = ""
     joined: bool = False
+    positional: bool = False
 
     @property
     def flag(self) -> str:
@@ -70,12 +71,14 @@ def option(
     words: Mapping[str, Any] | None = None,
     flag: str = "",
     joined: bool = False,
+    positional: bool = False,
 ) -> Any:
     """Declare a field of an options dataclass. `advanced` options are folded away in forms.
 
     `words` stand for values ({"auto": None, "all": -1}) and are accepted wherever a value is; a yes-or-no option with
     words takes a word instead of being a switch. `flag` is the command line flag where it is not the field's name.
-    `joined`: several values in one text, with commas between them.
+    `joined`: several values in one text, with commas between them. `positional`: on the command line it is an
+    argument without a flag, which must be there.
     """
     details = {
         "help": help,
@@ -86,6 +89,7 @@ def option(
         "words": dict(words or {}),
         "flag_name": flag,
         "joined": joined,
+        "positional": positional,
     }
     return dataclasses.field(default=default, metadata={"phitui": details})
 
@@ -178,7 +182,9 @@ def as_flags(instance: Any) -> list[str]:
         value = getattr(instance, spec.name)
         if value == spec.default or not spec.help:
             continue
-        if spec.kind is bool and not spec.words:
+        if spec.positional:
+            found.append(spec.text(value))
+        elif spec.kind is bool and not spec.words:
             found.append(spec.flag if value or spec.flag.startswith("--no-") else f"--no-{spec.flag[2:]}")
         elif spec.repeatable and not spec.joined:
             found += [part for item in value for part in (spec.flag, str(item))]

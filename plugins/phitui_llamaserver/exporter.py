@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 
-from phitui.api import Availability, Bundle, BundleFile, ExportModel, UsageError
+from phitui.api import Availability, Bundle, BundleFile, ExportModel
 from phitui_llamaserver import grammars
+from phitui_llamaserver.command_line import alias_of, command, question, template_for
 from phitui_llamaserver.options import LOOPBACK, ServerOptions, checked, context_of, flags, settings
 
 SCRIPT, PRESET, UNIT, COMPOSE, README = (
@@ -19,11 +19,7 @@ SCRIPT, PRESET, UNIT, COMPOSE, README = (
     "compose.yaml",
     "LLAMA-SERVER.md",
 )
-BUILT_IN = {"phi-3": "phi3", "phi-4": "phi4", "chatml": "chatml"}
-"""Chat templates that llama.cpp has built in, by chat format."""
 _REGISTRY = "ghcr.io/ggml-org/llama.cpp"
-_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.gguf")
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _DEVICES = {
     "server-cuda": ["nvidia.com/gpu=all"],
     "server-rocm": ["/dev/kfd", "/dev/dri"],
@@ -45,7 +41,7 @@ class LlamaServer:
     def preview(self, model: ExportModel, options: ServerOptions, out: Path) -> Bundle:
         """The files. Raises UsageError for options that this model or llama-server cannot do."""
         checked(options, model.facts)
-        alias = _alias(model, options)
+        alias = alias_of(model, options)
         values = settings(options, model.facts, template_for(model))
         notes = [*_notes(model, options)]
         preset = _preset(model.path, alias, values)
@@ -60,45 +56,6 @@ class LlamaServer:
         run = (f"sh {shlex.quote(str(out / SCRIPT))}", question(options.host, options.port, alias))
         readme = _readme(out, bool(preset), run, options, notes)
         return Bundle((*files, BundleFile(README, readme, "markdown")), run, tuple(notes))
-
-
-def template_for(model: ExportModel) -> str:
-    """The built-in chat template for a model that brings none of its own; "" for the model's own or llama.cpp's."""
-    return "" if model.chat_template else BUILT_IN.get(model.facts.chat_format, "")
-
-
-def command(model: Path, alias: str, values: dict[str, str], options: ServerOptions) -> list[str]:
-    """The whole command line."""
-    where = ["--host", options.host, "--port", str(options.port)]
-    keys = ["--api-key-file", str(options.api_key_file.absolute())] if options.api_key_file else []
-    return [options.program, "--model", str(model), "--alias", alias, *where, *keys, *flags(values)]
-
-
-def url(host: str, port: int) -> str:
-    """The address for a client on this machine."""
-    seen = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host  # noqa: S104  (what others would type)
-    return f"http://[{seen}]:{port}" if ":" in seen else f"http://{seen}:{port}"
-
-
-def question(host: str, port: int, alias: str) -> str:
-    """A first question to the server, as a line for a shell."""
-    asked = json.dumps({"model": alias, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
-    return f"curl {url(host, port)}/v1/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(asked)}"
-
-
-def _alias(model: ExportModel, options: ServerOptions) -> str:
-    """The name in the API, which is also the section of a preset. Raises UsageError for one they cannot hold."""
-    if not options.alias:
-        shard = _SHARD.fullmatch(model.path.name)
-        stem = shard["stem"] if shard else model.path.name.removesuffix(".gguf")
-        made = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
-        return "model" if made in ("", "default") else made
-    if not _ALIAS.fullmatch(options.alias) or options.alias == "default":
-        raise UsageError(
-            f"--alias {options.alias!r} cannot be a model's name here",
-            "letters, digits and . _ / -, a letter or digit first, and not the word default",
-        )
-    return options.alias
 
 
 def _script(model: Path, alias: str, values: dict[str, str], options: ServerOptions, out: Path) -> str:

@@ -16,8 +16,8 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
 @dataclass(frozen=True)
-class ServerOptions:
-    """Everything else stays as llama-server has it."""
+class Serving:
+    """How a model is served. Everything else stays as llama-server has it."""
 
     alias: str = option("", help="name of the model in the server's API")
     host: str = option("127.0.0.1", help="address to listen on")
@@ -27,11 +27,6 @@ class ServerOptions:
     )
     layers: int | None = option(
         None, words={"auto": None, "all": -1}, help="layers to offload; auto: the most that fit"
-    )
-    image: str = option(
-        "server",
-        help="llama.cpp's container image for the compose file",
-        choices=("server", "server-cuda", "server-rocm", "server-vulkan", "server-intel"),
     )
     parallel: int | None = option(None, help="requests at a time, which share the context", minimum=1, maximum=256)
     kv_type: str = option("f16", choices=KV_TYPES, help="type of the KV cache", advanced=True)
@@ -59,7 +54,18 @@ class ServerOptions:
     program: str = option("llama-server", help="the llama-server to start, if it is not on the PATH", advanced=True)
 
 
-def checked(options: ServerOptions, facts: ModelFacts) -> None:
+@dataclass(frozen=True)
+class ServerOptions(Serving):
+    """And what only the exported files need."""
+
+    image: str = option(
+        "server",
+        help="llama.cpp's container image for the compose file",
+        choices=("server", "server-cuda", "server-rocm", "server-vulkan", "server-intel"),
+    )
+
+
+def checked(options: Serving, facts: ModelFacts) -> None:
     """Raise UsageError for what this model or llama-server cannot do."""
     limit = facts.context_length
     if options.context is not None and options.context != -1 and options.context < 1:
@@ -81,7 +87,7 @@ def checked(options: ServerOptions, facts: ModelFacts) -> None:
         raise UsageError(f"--program {options.program!r} is no program", "its name or its path")
 
 
-def context_of(options: ServerOptions, facts: ModelFacts) -> int | None:
+def context_of(options: Serving, facts: ModelFacts) -> int | None:
     """Tokens of context; None where the server is to take the most that fits."""
     if options.context == -1:
         return None
@@ -89,7 +95,7 @@ def context_of(options: ServerOptions, facts: ModelFacts) -> int | None:
     return options.context if options.context is not None else min(DEFAULT_CONTEXT, limit)
 
 
-def settings(options: ServerOptions, facts: ModelFacts, template: str) -> dict[str, str]:
+def settings(options: Serving, facts: ModelFacts, template: str) -> dict[str, str]:
     """How the model is loaded and sampled: long flags of llama-server without dashes, as text, in its order.
 
     `template` is the name of a chat template that llama.cpp has built in; "" for the model's own.
