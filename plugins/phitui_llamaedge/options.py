@@ -33,14 +33,16 @@ class LlamaEdgeOptions:
         "auto", choices=("auto", *PROMPTS), help="LlamaEdge's prompt template; auto: by the model's chat format"
     )
     context: int | None = option(
-        None, flag="--ctx", words={"max": -1}, help="context in tokens; max: all of the model's"
+        None, flag="--ctx", words={"max": -1}, help="context in tokens; max: the most there is"
     )
-    layers: int | None = option(None, words={"auto": None, "all": -1}, help="layers to offload; auto: all of them")
-    host: str = option("127.0.0.1", help="IP address to listen on")
+    layers: int | None = option(
+        None, words={"auto": None, "all": -1}, help="layers to offload; auto: as the program does by itself"
+    )
+    host: str = option("127.0.0.1", help="address to listen on")
     port: int = option(8080, help="port to listen on", minimum=1, maximum=65535)
     batch: int = option(512, help="logical batch, tokens", minimum=1, advanced=True)
     ubatch: int = option(512, help="physical batch, tokens", minimum=1, advanced=True)
-    threads: int | None = option(None, help="CPU threads, 2 if not given", minimum=1, advanced=True)
+    threads: int | None = option(None, help="CPU threads", minimum=1, advanced=True)
     system: str | None = option(None, help='system prompt; "" for none')
     temperature: float | None = option(None, help="randomness of the answers, 0 for none", minimum=0)
     top_p: float | None = option(None, help="share of probability to pick tokens from", minimum=0, maximum=1)

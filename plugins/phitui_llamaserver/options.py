@@ -23,10 +23,10 @@ class Serving:
     host: str = option("127.0.0.1", help="address to listen on")
     port: int = option(8080, help="port to listen on", minimum=1, maximum=65535)
     context: int | None = option(
-        None, flag="--ctx", words={"max": -1}, help="context in tokens; max: the most that fits"
+        None, flag="--ctx", words={"max": -1}, help="context in tokens; max: the most there is"
     )
     layers: int | None = option(
-        None, words={"auto": None, "all": -1}, help="layers to offload; auto: the most that fit"
+        None, words={"auto": None, "all": -1}, help="layers to offload; auto: as the program does by itself"
     )
     parallel: int | None = option(None, help="requests at a time, which share the context", minimum=1, maximum=256)
     kv_type: str = option("f16", choices=KV_TYPES, help="type of the KV cache", advanced=True)

@@ -21,12 +21,12 @@ class LMStudioOptions:
     models: Path | None = option(None, help="LM Studio's models folder; found by itself if not given")
     identifier: str = option("", help="name of the loaded model in LM Studio's API", advanced=True)
     context: int | None = option(
-        None, flag="--ctx", words={"max": -1}, help="context in tokens; max: all of the model's"
+        None, flag="--ctx", words={"max": -1}, help="context in tokens; max: the most there is"
     )
     layers: int | None = option(
         None,
         words={"auto": None, "all": -1},
-        help="layers to offload, which LM Studio takes as a share; auto: its choice",
+        help="layers to offload; auto: as the program does by itself",
     )
     system: str | None = option(None, help='system prompt; "" for none')
     temperature: float | None = option(None, help="randomness of the answers, 0 for none", minimum=0)
