@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import shlex
@@ -234,6 +233,8 @@ def _name(model: ExportModel, options: LlamaEdgeOptions) -> str:
 
 def _address(options: LlamaEdgeOptions) -> str:
     """IP:PORT: a name, also localhost, is no socket address. Raises UsageError."""
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(options.host)
     except ValueError:

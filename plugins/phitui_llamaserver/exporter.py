@@ -137,6 +137,8 @@ def _notes(model: ExportModel, options: ServerOptions) -> list[str]:
             )
     if options.host not in LOOPBACK and options.api_key_file is None:
         notes.append(f"on {options.host} everybody who reaches this machine can use it: --api-key-file asks for a key")
+    if shutil.which(options.program) is None:
+        notes.append(f"{options.program} is not on the PATH here: install llama.cpp, or say where it is with --program")
     return notes
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import os
 import shutil
@@ -117,6 +116,8 @@ class Server:
         process.wait()
 
     def _well(self) -> bool:
+        import http.client
+
         connection = http.client.HTTPConnection(*self._address, timeout=2)
         try:
             connection.request("GET", self._health)
