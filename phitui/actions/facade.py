@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from phitui.actions.context import Context
 from phitui.domain.bundle import ExportModel
 from phitui.domain.chat import ChatStats, Sampling, TextChunk
+from phitui.domain.model import Artifact
 from phitui.errors import PhituiError
 
 
@@ -32,6 +33,12 @@ class Facade:
     @property
     def cache_dir(self) -> Path:
         return self._context.paths.cache
+
+    def models(self) -> Sequence[Artifact]:
+        """What `phitui models` lists of this machine."""
+        from phitui.actions.models import library
+
+        return library(self._context)
 
     def model(self, name: str) -> ExportModel:
         """A GGUF by its path or its name in the library, as exporters see it."""

@@ -1,7 +1,8 @@
-"""`phitui plugins`."""
+"""`phitui plugins`: what is plugged in, and the package of a new plugin."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,17 +12,70 @@ from phitui.actions.plugins import plugin_report
 from phitui.cli import output
 
 
-def command(context: Context) -> click.Command:
-    @click.command("plugins")
-    @click.argument("what", default="list", type=click.Choice(["list"]))
-    @click.option("--trace", is_flag=True, help="Show the tracebacks of failures.")
-    @output.json_flag
-    def plugins(what: str, trace: bool, as_json: bool) -> None:
-        """Loaded plugins with what they offer, and why others failed."""
-        report = plugin_report(context)
-        output.emit(report, as_json, _text(report, trace))
+def _or_of_group(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    return value or bool(ctx.parent and parameter.name and ctx.parent.params.get(parameter.name))
 
+
+_JSON = click.option("--json", "as_json", is_flag=True, callback=_or_of_group, help="One JSON document on stdout.")
+_TRACE = click.option("--trace", is_flag=True, callback=_or_of_group, help="Show the tracebacks of failures.")
+
+
+def command(context: Context) -> click.Command:
+    @click.group("plugins", invoke_without_command=True)
+    @_TRACE
+    @_JSON
+    @click.pass_context
+    def plugins(ctx: click.Context, trace: bool, as_json: bool) -> None:
+        """Loaded plugins with what they offer, and why others failed; or a new one."""
+        if ctx.invoked_subcommand is None:
+            _list(context, trace, as_json)
+
+    @plugins.command("list")
+    @_TRACE
+    @_JSON
+    def list_(trace: bool, as_json: bool) -> None:
+        """Loaded plugins with what they offer, and why others failed."""
+        _list(context, trace, as_json)
+
+    _add_new(plugins, context)
     return plugins
+
+
+def _add_new(group: click.Group, context: Context) -> None:
+    from phitui.actions.scaffold import DEFAULT_KINDS, KINDS, new_plugin
+
+    @group.command("new")
+    @click.argument("name")
+    @click.option(
+        "--kind",
+        "kinds",
+        multiple=True,
+        type=click.Choice([*KINDS, "all"]),
+        help=f"What it is to offer; repeatable.  [default: {', '.join(DEFAULT_KINDS)}]",
+    )
+    @click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path),
+        help="The package's directory, new or empty.  [default: phitui-NAME]",
+    )
+    @_JSON
+    def new(name: str, kinds: tuple[str, ...], directory: Path | None, as_json: bool) -> None:
+        """Write the package of a plugin called NAME, with one working and tested offer of each kind.
+
+        Its package is phitui-NAME. It passes its own tests as it is, and every file says what to change.
+        """
+        from phitui.cli.dispatch import COMMANDS
+
+        chosen = tuple(KINDS) if "all" in kinds else kinds
+        made = new_plugin(context, name, chosen, directory, COMMANDS)
+        lines = [f"wrote {made.directory}", *(f"  {file}" for file in made.files), "", "next:"]
+        output.emit(made, as_json, "\n".join([*lines, *(f"  {line}" for line in made.next)]))
+
+
+def _list(context: Context, trace: bool, as_json: bool) -> None:
+    report = plugin_report(context)
+    output.emit(report, as_json, _text(report, trace))
 
 
 def _text(report: dict[str, Any], trace: bool) -> str:

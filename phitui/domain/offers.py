@@ -328,6 +328,10 @@ class Phitui(Protocol):
         """Show the command's document (under --json: print it) now, because it goes on working."""
         ...
 
+    def models(self) -> Sequence[Artifact]:
+        """What is on this machine, as `phitui models` lists it."""
+        ...
+
     def model(self, name: str) -> ExportModel:
         """A GGUF by its path or its name in the library. Raises PhituiError where there is none."""
         ...

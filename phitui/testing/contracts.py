@@ -1,13 +1,16 @@
 """What every offer of a kind must do, as test classes to subclass. phitui's own plugins pass the same ones.
 
 Each class needs a fixture `offer` that returns the offer. `ConverterContract` also needs `checkpoint`, a directory it
-can open; `ExporterContract` needs `model`, an ExportModel.
+can open; `ExporterContract` needs `model`, an ExportModel. `EngineContract` has a conversation where `model` is a GGUF
+that the engine can open in this process; `CommandContract` runs the command where `options` are given.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from phitui.domain import options as declared
 from phitui.domain.bundle import Bundle, ExportModel
+from phitui.domain.chat import ChatStats, EngineSettings, Message, Sampling, SessionInfo, TextChunk
 from phitui.domain.hardware import BackendReport
 from phitui.domain.model import Artifact, KnownModel, Verdict
 from phitui.domain.offers import Availability
@@ -96,10 +100,44 @@ class BackendContract(OfferContract):
 
 
 class EngineContract(OfferContract):
-    """An engine refuses what is not a model with an error for people."""
+    """An engine loads, streams and stops; it refuses what is not a model with an error for people."""
 
-    def test_refuses_what_is_not_a_model(self, offer: Any) -> None:
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> Path | None:
+        """A GGUF to be opened in this very process; None for an engine whose native code should not run in it."""
+        return None
+
+    def test_can_be_opened_as_phitui_does(self, offer: Any) -> None:
         assert list(inspect.signature(offer.open).parameters)[:2] == ["model", "settings"]
+
+    def test_refuses_what_is_not_a_model(self, offer: Any, model: Path | None, tmp_path: Path) -> None:
+        if model is None or not offer.available().ok:
+            pytest.skip("no fixture `model`, or the engine is not available")
+        (tmp_path / "nonsense.gguf").write_bytes(b"no model at all")
+        with pytest.raises(PhituiError) as caught:
+            offer.open(tmp_path / "nonsense.gguf", EngineSettings(), lambda part: None)
+        assert caught.value.message
+
+    def test_has_a_conversation(self, offer: Any, model: Path | None) -> None:
+        if model is None or not offer.available().ok:
+            pytest.skip("no fixture `model`, or the engine is not available")
+        parts: list[float] = []
+        session = offer.open(model, EngineSettings(context=256), parts.append)
+        try:
+            assert isinstance(session.info, SessionInfo)
+            assert parts == sorted(parts) and all(0 <= part <= 1 for part in parts)
+            question = [Message("user", "one two three four")]
+            chunks = list(session.stream(question, Sampling(temperature=0, max_tokens=4)))
+            assert isinstance(chunks[-1], ChatStats), "the last chunk is the ChatStats"
+            assert all(isinstance(chunk, TextChunk) for chunk in chunks[:-1])
+            assert chunks[-1].completion_tokens <= 4
+            stream = session.stream(question, Sampling(temperature=0))
+            if isinstance(next(stream), TextChunk):
+                session.stop()
+                *_, last = stream
+                assert isinstance(last, ChatStats), "a stopped answer has its ChatStats too"
+        finally:
+            session.close()
 
 
 class ExporterContract(OfferContract):
@@ -138,6 +176,42 @@ class EvaluatorContract(OfferContract):
         given = {"text": Path, "reference": Path, "journal": Path, "threads": int}
         for spec in declared.specs(offer.options):
             assert spec.kind is given.get(spec.name, spec.kind), spec.name
+
+
+class CommandContract(OfferContract):
+    """A command has flags that do not hide phitui's own, and returns a document that --json can print."""
+
+    @pytest.fixture
+    def options(self) -> Any:
+        """The options to run it with; None where running it is not for a test of a second."""
+        return None
+
+    @pytest.fixture
+    def phitui(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """What a command is given: a real phitui, with nothing in it."""
+        from phitui.actions.context import Context
+        from phitui.actions.facade import Facade
+
+        monkeypatch.setenv("PHITUI_HOME", str(tmp_path / "phitui"))
+        monkeypatch.setenv("PHITUI_PLUGINS", "")
+        return Facade(Context())
+
+    def test_can_be_run_as_phitui_does(self, offer: Any) -> None:
+        assert list(inspect.signature(offer.run).parameters) == ["phitui", "options", "say"]
+
+    def test_flags_are_its_own(self, offer: Any) -> None:
+        flags = [spec.flag for spec in declared.specs(offer.options)]
+        assert len(set(flags)) == len(flags)
+        assert not {"--json", "--help", "-h"} & set(flags), "phitui has these itself"
+
+    def test_run_returns_a_document(self, offer: Any, options: Any, phitui: Any) -> None:
+        if options is None or not offer.available().ok:
+            pytest.skip("no fixture `options`, or the command is not available")
+        said: list[str] = []
+        document = offer.run(phitui, options, said.append)
+        assert isinstance(document, Mapping)
+        assert json.loads(json.dumps(document)) == document, "the document is JSON-ready"
+        assert all(isinstance(text, str) for text in said)
 
 
 class _Quiet:

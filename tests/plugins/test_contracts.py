@@ -57,7 +57,7 @@ class TestCatalogues(contracts.CatalogueContract):
     offer = offers("catalogues")
 
 
-class TestCommands(contracts.OfferContract):
+class TestCommands(contracts.CommandContract):
     offer = offers("commands")
 
 
