@@ -226,12 +226,12 @@ class Export(Place):
         parts = ["phitui", "export", self.app.hand.path, "--to", self._target, "--out", str(self._directory())]  # type: ignore[union-attr]
         known = {spec.name: spec for spec in specs(self._targets[self._target].options)}
         for name, value in self._values().items():
-            flag = known[name].flag
-            if isinstance(value, bool):
-                parts.append(flag if value else f"--no-{flag[2:]}")
+            spec = known[name]
+            if isinstance(value, bool) and not spec.words:
+                parts.append(spec.flag if value else f"--no-{spec.flag[2:]}")
             else:
                 for item in value if isinstance(value, list) else [value]:
-                    parts += [flag, str(item)]
+                    parts += [spec.flag, spec.text(item) if spec.words else str(item)]
         return shlex.join(parts)
 
 
