@@ -51,6 +51,7 @@ def test_this_is_the_wheel() -> None:
     assert "site-packages" in package.parts
     assert (package / "py.typed").is_file()
     assert list((package / "modelfiles").iterdir())
+    assert (package / "scaffold" / "pyproject.toml.jinja").is_file()
     assert not (package.parent / "README.md").exists()
 
 
@@ -60,6 +61,13 @@ def test_every_plugin_loads(tmp_path: Path) -> None:
     assert {plugin["name"] for plugin in report["plugins"]} >= {
         point.name for point in entry_points(group="phitui.plugins") if point.dist and point.dist.name == "phitui"
     }
+
+
+def test_a_new_plugin_passes_its_own_tests(tmp_path: Path) -> None:
+    made = document(phitui(tmp_path, "plugins", "new", "mine", "--kind", "exporter", "--kind", "command", "--json"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    result = subprocess.run(command, cwd=made["directory"], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 def test_unknown_command_is_a_usage_error(tmp_path: Path) -> None:
