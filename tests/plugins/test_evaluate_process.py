@@ -233,7 +233,7 @@ def test_the_command_says_what_is_wrong(
 ) -> None:
     assert main(["eval", "nowhere.gguf", "--json"]) == 2
     assert "neither a file" in json.loads(capsys.readouterr().out)["error"]["message"]
-    assert main(["eval", str(models[0]), "--text", str(text), "--ctx", "2048", "--json"]) == 1
+    assert main(["eval", str(models[0]), "--text", str(text), "--ctx", "2048", "--json"]) == 2
     assert "at least 4096 are needed" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 

@@ -114,6 +114,8 @@ def test_from_a_checkpoint_to_a_modelfile_by_keys_alone(
     again.keys("3")
     again.wait("✓ fits")
     again.keys("5")
+    again.wait(r"Ollama \(Modelfile\)")
+    again.keys("\x1b[F")
     again.wait("TEMPLATE")
     again.keys("w")
     again.wait("✓ written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,12 @@ async def test_machine_measures_the_memory(app: Any, door: Any, data: Any) -> No
         assert any("CUDA0 could not be measured" in note.message for note in app._notifications)
         await pilot.press("r")
         await data.wait(pilot, lambda: ("doctor", True) in door.calls and "RTX 4070" in data.shown(app))
+
+
+async def test_the_usual_scheme_is_in_sight_in_a_long_list(checkpoint: Any, door: Any, data: Any) -> None:
+    few = door.schemes("x")
+    many = [dataclasses.replace(few[0], scheme=dataclasses.replace(few[0].scheme, name=f"S{n}")) for n in range(14)]
+    door.schemes = lambda source: [*many, *few]
+    async with checkpoint.run_test(size=(80, 24)) as pilot:
+        await pilot.press("2")
+        await data.wait(pilot, lambda: "› Q4_K_M" in data.shown(checkpoint))

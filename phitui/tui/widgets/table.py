@@ -124,6 +124,7 @@ class Table(ScrollView, can_focus=True):
         for index, row in enumerate(self.rows):
             if row.key == key and not row.heading:
                 self._go(index)
+                self.call_after_refresh(self._reveal)  # rows that came just now cannot be scrolled to yet
 
     def _allowed(self, index: int, direction: int) -> int:
         """The nearest row that can be picked, first in `direction`; -1 if there is none."""
