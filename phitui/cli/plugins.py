@@ -51,7 +51,8 @@ def _add_new(group: click.Group, context: Context) -> None:
         "kinds",
         multiple=True,
         type=click.Choice([*KINDS, "all"]),
-        help=f"What it is to offer; repeatable.  [default: {', '.join(DEFAULT_KINDS)}]",
+        metavar="KIND",
+        help=f"What it is to offer: {', '.join(KINDS)} or all. Repeatable.  [default: {', '.join(DEFAULT_KINDS)}]",
     )
     @click.option(
         "--dir",
@@ -61,9 +62,9 @@ def _add_new(group: click.Group, context: Context) -> None:
     )
     @_JSON
     def new(name: str, kinds: tuple[str, ...], directory: Path | None, as_json: bool) -> None:
-        """Write the package of a plugin called NAME, with one working and tested offer of each kind.
+        """Write the package of a new plugin, phitui-NAME.
 
-        Its package is phitui-NAME. It passes its own tests as it is, and every file says what to change.
+        It has a working offer of each kind, passes its own tests as it is, and every file says what to change.
         """
         from phitui.cli.dispatch import COMMANDS
 
