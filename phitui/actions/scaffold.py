@@ -84,7 +84,7 @@ def new_plugin(
     if unknown:
         raise UsageError(f"there is no kind {unknown[0]!r}", f"kinds: {', '.join(KINDS)}")
     _refuse_taken(context.registry, name, chosen, taken)
-    out = (directory or Path(f"phitui-{name}")).expanduser().absolute()
+    out = _place(name, directory)
     _refuse_occupied(out)
     texts = render(name, chosen)
     _write(out, texts)
@@ -101,7 +101,7 @@ def shown(path: Path) -> str:
     """A path as a word of a shell, short where it lies below the current directory."""
     import shlex
 
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OSError):
         path = path.relative_to(Path.cwd())
     return shlex.quote(str(path))
 
@@ -183,15 +183,24 @@ def _attribute(kind: str) -> str:
 
 
 def _refuse_occupied(out: Path) -> None:
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputExists(f"{out} exists and is not a directory", "choose another place with --dir DIR")
+    elsewhere = "choose another place with --dir DIR"
     try:
+        if out.is_symlink() or (out.exists() and not out.is_dir()):
+            raise OutputExists(f"{visible(str(out))} exists and is not a directory", elsewhere)
         if out.is_dir() and any(out.iterdir()):
-            raise OutputExists(f"{out} exists and is not empty", "choose another place with --dir DIR")
+            raise OutputExists(f"{visible(str(out))} exists and is not empty", elsewhere)
+        if out.is_dir() and out.samefile(Path.cwd()):
+            raise UsageError(f"{out} is the current directory, which would be replaced", elsewhere)
     except OSError as error:
-        raise PhituiError(f"cannot look into {out}: {error.strerror}", "choose another place with --dir DIR") from None
-    if out.is_dir() and out.samefile(Path.cwd()):
-        raise UsageError(f"{out} is the current directory, which would be replaced", "name one that is not: --dir DIR")
+        raise PhituiError(f"cannot look at {visible(str(out))}: {error.strerror}", elsewhere) from None
+
+
+def _place(name: str, directory: Path | None) -> Path:
+    """The absolute path of the package."""
+    try:
+        return (directory or Path(f"phitui-{name}")).expanduser().absolute()
+    except (OSError, RuntimeError) as error:  # the current directory is gone, or ~nobody has no home
+        raise UsageError(f"there is no such place: {error}", "give an absolute path with --dir DIR") from None
 
 
 def _write(out: Path, texts: dict[str, str]) -> None:

@@ -141,6 +141,31 @@ def test_a_place_that_cannot_be_written(context: Context, tmp_path: Path) -> Non
     assert "--dir" in caught.value.hint
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "~nobody-has-this-name/new", "x/" + "y" * 300])
+def test_places_that_cannot_be(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PhituiError) as caught:
+        scaffold.new_plugin(context, "mine", directory=Path(place))
+    assert "--dir" in caught.value.hint
+
+
+def test_a_current_directory_that_is_gone(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError):
+        scaffold.new_plugin(context, "mine")
+    assert scaffold.new_plugin(context, "mine", directory=tmp_path / "new").files
+
+
+@pytest.mark.parametrize("name", ["exporters", "exporter", "test", "phitui"])
+def test_names_like_those_of_hooks_and_kinds(context: Context, tmp_path: Path, name: str) -> None:
+    made = scaffold.new_plugin(context, name, tuple(scaffold.KINDS), tmp_path / "new")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_package.py"]
+    result = subprocess.run(command, cwd=made.directory, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 @pytest.mark.skipif(find_spec("ruff") is None, reason="ruff is not installed")
 @pytest.mark.parametrize("name", ["a", "a" * scaffold.LONGEST])
 @pytest.mark.parametrize("kinds", [tuple(scaffold.KINDS), ("finder",)], ids=["all", "one"])
