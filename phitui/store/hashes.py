@@ -32,7 +32,7 @@ SETTLED = 2.0
 """Seconds since its last change before a file's hash is remembered: a change within one tick of the clock of a file
 system would go unseen."""
 THREADS = 2
-_BLOCK = 1 << 20
+_BLOCK = 16 << 20
 
 
 @dataclass(frozen=True)
