@@ -59,4 +59,4 @@ def phitui_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
 
 @hookspec
 def phitui_commands() -> Iterable[Command]:  # type: ignore[empty-body]
-    """Extra CLI commands and command palette entries."""
+    """Extra commands of the command line."""

@@ -303,7 +303,7 @@ class Evaluator(Offer, Protocol):
 
 @runtime_checkable
 class Command(Offer, Protocol):
-    """An extra command of the CLI and entry of the command palette. `run` returns a JSON-ready document."""
+    """An extra command of the command line. `run` returns a JSON-ready document."""
 
     @property
     def options(self) -> type: ...
