@@ -182,7 +182,7 @@ def phitui_stream(count: int, rate: float) -> None:
     from phitui.tui.state import Hand
 
     class Talker:
-        alive = True
+        alive, lost, plan = True, (), None
 
         def __init__(self) -> None:
             self.messages: list[object] = []

@@ -13,27 +13,12 @@ import pytest
 from phitui_llamaedge.exporter import LlamaEdge
 from phitui_llamaedge.options import LlamaEdgeOptions
 
-from phitui.api import Bundle, ExportModel, ModelFacts, Rope
+from phitui.api import Bundle, ExportModel
 from phitui.domain import options as declared
 from phitui.errors import UsageError
+from phitui.testing.facts import PHI_3_MINI
 
-FACTS = ModelFacts(
-    name="Phi 3",
-    architecture="phi3",
-    parameters=3_821_000_000,
-    layers=32,
-    context_length=131072,
-    embedding_length=3072,
-    feed_forward_length=8192,
-    heads=32,
-    heads_kv=32,
-    key_length=96,
-    value_length=96,
-    vocabulary=32064,
-    rope=Rope(96, 10000.0, "longrope", 4096),
-    tokenizer="llama",
-    chat_format="phi-3",
-)
+FACTS = PHI_3_MINI
 
 
 @pytest.fixture

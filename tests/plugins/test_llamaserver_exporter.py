@@ -14,28 +14,12 @@ import pytest
 from phitui_llamaserver.exporter import LlamaServer
 from phitui_llamaserver.options import ServerOptions
 
-from phitui.api import Bundle, ExportModel, ModelFacts, Rope
+from phitui.api import Bundle, ExportModel
 from phitui.domain import options as declared
 from phitui.errors import UsageError
+from phitui.testing.facts import PHI_4_MINI
 
-FACTS = ModelFacts(
-    name="Phi 4 Mini",
-    architecture="phi3",
-    parameters=3_836_000_000,
-    layers=32,
-    context_length=131072,
-    embedding_length=3072,
-    feed_forward_length=8192,
-    heads=24,
-    heads_kv=8,
-    key_length=128,
-    value_length=128,
-    vocabulary=200064,
-    rope=Rope(96, 10000.0, "longrope", 4096),
-    tokenizer="gpt2/gpt-4o",
-    chat_format="phi-4-mini",
-    scheme="Q4_K_M",
-)
+FACTS = PHI_4_MINI
 HOSTILE = [
     'it\'s "quoted".gguf',
     "$(touch pwned) `touch pwned` $HOME ${X}.gguf",

@@ -13,29 +13,14 @@ from phitui_lmstudio.exporter import LMStudio
 from phitui_lmstudio.options import LMStudioOptions
 
 from phitui.__main__ import main
-from phitui.api import Bundle, ExportModel, ModelFacts, Rope
+from phitui.api import Bundle, ExportModel
 from phitui.domain import options as declared
 from phitui.domain.tensors import FilePlan, InlineExtent, SourceTensor, TensorType, Value, ValueType, place
 from phitui.errors import UsageError
 from phitui.gguf.writer import write_gguf
+from phitui.testing.facts import PHI_3_MINI
 
-FACTS = ModelFacts(
-    name="Phi 3",
-    architecture="phi3",
-    parameters=3_821_000_000,
-    layers=32,
-    context_length=131072,
-    embedding_length=3072,
-    feed_forward_length=8192,
-    heads=32,
-    heads_kv=32,
-    key_length=96,
-    value_length=96,
-    vocabulary=32064,
-    rope=Rope(96, 10000.0, "longrope", 4096),
-    tokenizer="llama",
-    chat_format="phi-3",
-)
+FACTS = PHI_3_MINI
 
 
 @pytest.fixture

@@ -10,32 +10,15 @@ from phitui_ollama.exporter import Ollama
 from phitui_ollama.modelfile import parse
 from phitui_ollama.options import OllamaOptions
 
-from phitui.api import Bundle, ExportModel, ModelFacts, Rope
+from phitui.api import Bundle, ExportModel
 from phitui.errors import UsageError
+from phitui.testing.facts import PHI_4_MINI
 
 PHI_3 = (
     "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}{{ '<|assistant|>\n' }}"
 )
 MINI = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}<|assistant|>"
-FACTS = ModelFacts(
-    name="Phi 4 Mini",
-    architecture="phi3",
-    parameters=3_836_000_000,
-    layers=32,
-    context_length=131072,
-    embedding_length=3072,
-    feed_forward_length=8192,
-    heads=24,
-    heads_kv=8,
-    key_length=128,
-    value_length=128,
-    vocabulary=200064,
-    rope=Rope(96, 10000.0, "longrope", 4096),
-    tokenizer="gpt2/gpt-4o",
-    chat_format="phi-4-mini",
-    scheme="Q4_K_M",
-    license="mit",
-)
+FACTS = PHI_4_MINI
 
 
 @pytest.fixture
