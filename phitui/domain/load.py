@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from phitui.domain.options import option
 
@@ -62,6 +62,16 @@ class LoadOptions:
     mlock: bool = option(False, help="Keep the weights from being swapped out.", advanced=True)
     rpc: tuple[str, ...] = option((), help="HOST:PORT of an RPC worker to use, instead of config.toml's. Repeatable.")
     no_rpc: bool = option(False, flag="--no-rpc", help="Use no RPC worker, also none of config.toml.", advanced=True)
+
+    def chosen(self) -> dict[str, Any]:
+        """What differs from leaving everything open, by name: what an exporter can take over from a plan.
+
+        Layers and experts in RAM only count where something is offloaded.
+        """
+        idle = {"layers", "n_cpu_moe", "tensor_split"} if not self.layers else set()
+        idle |= set() if self.n_cpu_moe else {"n_cpu_moe"}
+        open_ = {field.name: field.default for field in fields(LoadOptions) if field.name not in idle}
+        return {name: getattr(self, name) for name, default in open_.items() if getattr(self, name) != default}
 
     @property
     def value_type(self) -> str:

@@ -46,6 +46,7 @@ class OptionSpec:
     flag_name: str = ""
     joined: bool = False
     positional: bool = False
+    planned: str = ""
 
     @property
     def flag(self) -> str:
@@ -72,13 +73,15 @@ def option(
     flag: str = "",
     joined: bool = False,
     positional: bool = False,
+    planned: str = "",
 ) -> Any:
     """Declare a field of an options dataclass. `advanced` options are folded away in forms.
 
     `words` stand for values ({"auto": None, "all": -1}) and are accepted wherever a value is; a yes-or-no option with
     words takes a word instead of being a switch. `flag` is the command line flag where it is not the field's name.
     `joined`: several values in one text, with commas between them. `positional`: on the command line it is an
-    argument without a flag, which must be there.
+    argument without a flag, which must be there. `planned`: the load option (phitui.domain.load) that fills it in
+    where a plan is at hand; an option of the same name needs no word of it.
     """
     details = {
         "help": help,
@@ -90,6 +93,7 @@ def option(
         "flag_name": flag,
         "joined": joined,
         "positional": positional,
+        "planned": planned,
     }
     return dataclasses.field(default=default, metadata={"phitui": details})
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
 
     from phitui.actions.context import Context
+    from phitui.domain.chat import EngineSettings
     from phitui.domain.hardware import Device
 
 ACTIVE = ("running", "queued")
@@ -101,6 +102,8 @@ class PhituiApp(App[None]):
     jobs: var[tuple[Any, ...]] = var(())
     settings: var[dict[str, Any]] = var({})
     """How the model in hand is to be loaded (context, layers, kv_type), as Plan left it."""
+    planned: var[EngineSettings | None] = var(None)
+    """How Plan would load the model in hand, everything decided; None before it was planned."""
     library_version: var[int] = var(0)
     """Counts up whenever the library changed: places that show it read it again."""
 

@@ -13,6 +13,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_CONTEXT = 4096
 """Up to here Phi's longrope models use their short factors."""
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_WORKER = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Serving:
     tensor_split: tuple[float, ...] = option(
         (), joined=True, help="parts of the layers for each device, such as 3,1", minimum=0, advanced=True
     )
+    rpc: tuple[str, ...] = option((), help="HOST:PORT of an RPC worker to use. Repeatable.", advanced=True)
     threads: int | None = option(None, help="CPU threads", minimum=1, advanced=True)
     temperature: float | None = option(None, help="randomness of the answers, 0 for none", minimum=0, advanced=True)
     top_p: float | None = option(
@@ -81,6 +83,9 @@ def checked(options: Serving, facts: ModelFacts) -> None:
             f"--layers {options.layers} is more than the model has",
             f"{facts.layers} layers and the output layer: --layers {facts.layers + 1}, or --layers all",
         )
+    wrong = next((worker for worker in options.rpc if not _WORKER.fullmatch(worker)), None)
+    if wrong is not None:
+        raise UsageError(f"--rpc {wrong!r} is not HOST:PORT", "for example: --rpc 127.0.0.1:50052")
     if not _HOST.fullmatch(options.host):
         raise UsageError(f"--host {options.host!r} is no address", "for example: --host 127.0.0.1")
     if options.program.startswith("-") or not options.program.strip():
@@ -106,6 +111,7 @@ def settings(options: Serving, facts: ModelFacts, template: str) -> dict[str, st
         "ctx-size": context_of(options, facts),
         "n-gpu-layers": layers,
         "n-cpu-moe": options.n_cpu_moe,
+        "rpc": ",".join(options.rpc) or None,
         "tensor-split": ",".join(f"{part:g}" for part in options.tensor_split) or None,
         "cache-type-k": options.kv_type if quantized else None,
         "cache-type-v": options.kv_type if quantized else None,

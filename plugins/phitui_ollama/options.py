@@ -20,9 +20,11 @@ class OllamaOptions:
 
     name: str = option("", help="name of the model in Ollama, [NAMESPACE/]NAME[:TAG]")
     system: str | None = option(None, help='system prompt; "" for none')
-    num_ctx: int | None = option(None, help=f"context length in tokens, {DEFAULT_CONTEXT} if not given", minimum=1)
+    num_ctx: int | None = option(
+        None, help=f"context length in tokens, {DEFAULT_CONTEXT} if not given", minimum=1, planned="context"
+    )
     num_gpu: int | None = option(
-        None, help="layers on the GPU; the output layer counts, so all is layers + 1", minimum=-1
+        None, help="layers on the GPU; the output layer counts, so all is layers + 1", minimum=-1, planned="layers"
     )
     temperature: float | None = option(None, help="randomness of the answers, 0 for none", minimum=0)
     top_p: float | None = option(None, help="share of probability to pick tokens from", minimum=0, maximum=1)

@@ -264,3 +264,14 @@ def test_max_leaves_the_context_to_the_server(model: ExportModel, tmp_path: Path
 def test_what_cannot_be_is_refused(model: ExportModel, tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         preview(model, tmp_path, **options)
+
+
+def test_workers_are_given_to_the_server(model: ExportModel, tmp_path: Path) -> None:
+    bundle = LlamaServer().preview(
+        model, declared.build(ServerOptions, {"rpc": ["box:50052", "[::1]:50053"], "layers": 5}), tmp_path
+    )
+    script = next(file.text for file in bundle.files if file.path.endswith(".sh"))
+    assert "--rpc" in script and "box:50052,[::1]:50053" in script
+    for bad in ("box", "box:x", ":50052", "a b:1", "--x:1"):
+        with pytest.raises(UsageError, match="HOST:PORT"):
+            LlamaServer().preview(model, declared.build(ServerOptions, {"rpc": [bad]}), tmp_path)

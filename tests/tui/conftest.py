@@ -120,7 +120,7 @@ class Exporter:
     @dataclass(frozen=True)
     class Options:
         name: str = option("", help="name of the model in Ollama")
-        num_ctx: int | None = option(None, help="context length in tokens", minimum=1)
+        num_ctx: int | None = option(None, help="context length in tokens", minimum=1, planned="context")
         quiet: bool = option(False, help="say less")
         format: str = option("auto", help="chat format", choices=("auto", "phi-3", "phi-4"))
         stop: tuple[str, ...] = option((), help="a further stop", advanced=True)

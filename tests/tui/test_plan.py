@@ -147,3 +147,17 @@ async def test_all_options_are_a_form_and_reach_the_plan(held: Any, door: Any, d
         await data.wait(pilot, lambda: "how to load it" in data.shown(held))
         assert held.screen.query_one("#option-ubatch").value == "256"
         await pilot.press("escape")
+
+
+async def test_exports_take_over_what_was_planned(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(120, 40)) as pilot:
+        await pilot.press("5")
+        await data.wait(pilot, lambda: "FROM /models" in data.shown(held))
+        assert "num_ctx" not in data.shown(held).split("FROM")[1]
+        await planned(pilot, data)
+        await pilot.press("5")
+        await data.wait(pilot, lambda: "PARAMETER num_ctx 4096" in data.shown(held))
+        await pilot.press("3", "down", "right")
+        await data.wait(pilot, lambda: held.planned is not None and held.planned.context > 4096)
+        await pilot.press("5")
+        await data.wait(pilot, lambda: f"PARAMETER num_ctx {held.planned.context}" in data.shown(held))

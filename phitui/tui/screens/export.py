@@ -16,7 +16,7 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Static
 
-from phitui.domain.options import specs
+from phitui.domain.options import OptionSpec, specs
 from phitui.errors import OutputExists, PhituiError
 from phitui.plugins import availability
 from phitui.tui import format as show
@@ -68,6 +68,7 @@ class Export(Place):
     def on_mount(self) -> None:
         self.query_one(Table).focus()
         self.watch(self.app, "hand", self._hand_changed)
+        self.watch(self.app, "planned", self._planned_anew, init=False)
         self.act(self.app.door.targets, self._arrived, group="targets")
 
     def _arrived(self, targets: Sequence[Any]) -> None:
@@ -108,12 +109,28 @@ class Export(Place):
             self.focus_next()
             return
         self._target = event.key
-        place = self.query_one("#form")
-        await place.remove_children()
-        if event.key:
-            await place.mount(Form(specs(self._targets[event.key].options)))
+        await self._mount_form()
         self._written = None
         self._preview()
+
+    async def _mount_form(self) -> None:
+        """The form of the target, filled in from the plan."""
+        place = self.query_one("#form")
+        await place.remove_children()
+        if self._target:
+            found = specs(self._targets[self._target].options)
+            await place.mount(Form(found, self._from_plan(found)))
+
+    async def _planned_anew(self) -> None:
+        if self.query(Form):
+            await self._mount_form()
+            self._preview()
+
+    def _from_plan(self, found: Sequence[OptionSpec]) -> dict[str, Any]:
+        """What Plan decided, for the options that take it over."""
+        values = self.app.planned.chosen() if self.app.planned is not None else {}
+        wanted = {spec.name: spec.planned or spec.name for spec in found}
+        return {name: values[source] for name, source in wanted.items() if source in values}
 
     @on(Form.Changed)
     def _form_changed(self) -> None:

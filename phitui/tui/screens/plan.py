@@ -115,7 +115,7 @@ class Plan(Place):
             self._say(styled(hand.name, "bold"), "A plan needs a GGUF: make one of this checkpoint under 2 Build.")
         if model != self._model:
             self._model, self._plan, self._more, self._long = model, None, {}, 0
-            self.app.settings = {}
+            self.app.settings, self.app.planned = {}, None
             self.query_one(Meters).show(None)
             if model:
                 self.query_one("#title", Static).update(styled(hand.name, "bold") if hand else "")
@@ -194,7 +194,7 @@ class Plan(Place):
 
     # showing ---------------------------------------------------------------------------------------------------------
     def _show(self, plan: OffloadPlan) -> None:
-        self._plan = plan
+        self._plan, self.app.planned = plan, plan.settings
         warnings = [styled(f"▲ {text}", "$warning") for text in plan.warnings]
         self.query_one("#verdict", Static).update(lines([plantext.verdict(plan), *warnings]))
         self.query_one(Meters).show(plan)
