@@ -157,6 +157,10 @@ async def test_exports_take_over_what_was_planned(held: Any, door: Any, data: An
         await planned(pilot, data)
         await pilot.press("5")
         await data.wait(pilot, lambda: "PARAMETER num_ctx 4096" in data.shown(held))
+        await pilot.press("w")
+        await data.wait(pilot, lambda: "✓ written" in data.shown(held))
+        await pilot.pause(0.5)
+        assert "✓ written" in data.shown(held), "a form that was filled in from the plan did not change"
         await pilot.press("3", "down", "right")
         await data.wait(pilot, lambda: held.planned is not None and held.planned.context > 4096)
         await pilot.press("5")

@@ -64,6 +64,10 @@ class Form(VerticalScroll, can_focus=False):
         super().__init__(**kwargs)
         self.specs = {spec.name: spec for spec in specs}
         self.given = given or {}
+        self._known: dict[str, Any] = {}
+
+    def on_mount(self) -> None:
+        self._known = self.values()
 
     def compose(self) -> ComposeResult:
         if not self.specs:
@@ -118,7 +122,10 @@ class Form(VerticalScroll, can_focus=False):
     @on(Dial.Changed)
     def _changed(self, event: Message) -> None:
         event.stop()
-        self.post_message(self.Changed())
+        values = self.values()
+        if values != self._known:  # a field that is filled in from the start says that it changed, too
+            self._known = values
+            self.post_message(self.Changed())
 
     def on_descendant_focus(self) -> None:
         focused = self.screen.focused
