@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from phitui.actions.context import Context
+
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+"""Every run tries the same examples; HYPOTHESIS_PROFILE=search looks for others."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "")
 
