@@ -11,6 +11,7 @@ from phitui import plugins
 from phitui.domain.bundle import ExportModel
 from phitui.testing import contracts
 from phitui.testing.checkpoints import write_checkpoint
+from phitui.testing.facts import PHI_3_MINI
 
 REGISTRY = plugins.load()
 
@@ -66,28 +67,9 @@ class TestExporters(contracts.ExporterContract):
 
     @pytest.fixture
     def model(self, tmp_path: Path) -> ExportModel:
-        from phitui.domain.model import ModelFacts, Rope
-
         path = tmp_path / "model.gguf"
         path.write_bytes(b"GGUF")
-        facts = ModelFacts(
-            name="tiny",
-            architecture="phi3",
-            parameters=1_000_000,
-            layers=2,
-            context_length=4096,
-            embedding_length=64,
-            feed_forward_length=128,
-            heads=4,
-            heads_kv=4,
-            key_length=16,
-            value_length=16,
-            vocabulary=1000,
-            rope=Rope(16, 10000.0),
-            tokenizer="llama",
-            chat_format="phi-3",
-        )
-        return ExportModel(path, facts, "", {})
+        return ExportModel(path, PHI_3_MINI, "", {})
 
 
 def test_every_kind_is_here() -> None:

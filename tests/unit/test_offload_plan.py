@@ -12,32 +12,13 @@ from hypothesis import strategies as st
 from phitui.domain.chat import EngineSettings
 from phitui.domain.hardware import Device, MemoryBuffer
 from phitui.domain.offload import MARGIN, PlanRequest, offload_devices, plan, rope_factors
-from phitui.domain.placement import ModelMemory
 from phitui.errors import UsageError
+from phitui.testing.facts import PHI_4_MINI_MEMORY
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 RAM = Device("CPU", "cpu", "cpu", "RAM", 32 * GIB, 30 * GIB, "measured")
-PHI4_MINI = ModelMemory(
-    name="Phi-4-mini",
-    architecture="phi3",
-    context_length=131072,
-    original_context=4096,
-    width=3072,
-    feed_forward=8192,
-    heads=24,
-    heads_kv=8,
-    key_length=128,
-    value_length=128,
-    vocabulary=200064,
-    experts_used=0,
-    blocks=(55 * MIB,) * 32,
-    embedding=480 * MIB,
-    output=12288,
-    shared=400,
-    largest=27 * MIB,
-    tied=True,
-)
+PHI4_MINI = PHI_4_MINI_MEMORY
 ASK = PlanRequest("model.gguf")
 
 

@@ -18,30 +18,12 @@ from phitui.domain.placement import ModelMemory, kv_per_layer, sequence_context
 from phitui.domain.solver import _bisect, _gallop
 from phitui.domain.speed import estimated_speed
 from phitui.errors import UsageError
+from phitui.testing.facts import PHI_4_MINI_MEMORY
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 RAM = Device("CPU", "cpu", "cpu", "RAM", 64 * GIB, 60 * GIB, "measured")
-DENSE = ModelMemory(
-    name="Phi-4-mini",
-    architecture="phi3",
-    context_length=131072,
-    original_context=4096,
-    width=3072,
-    feed_forward=8192,
-    heads=24,
-    heads_kv=8,
-    key_length=128,
-    value_length=128,
-    vocabulary=200064,
-    experts_used=0,
-    blocks=(55 * MIB,) * 32,
-    embedding=480 * MIB,
-    output=12288,
-    shared=400,
-    largest=27 * MIB,
-    tied=True,
-)
+DENSE = PHI_4_MINI_MEMORY
 MIXTURE = replace(
     DENSE,
     architecture="phimoe",
