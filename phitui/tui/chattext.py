@@ -24,6 +24,8 @@ def explained(error: PhituiError, lost: Sequence[str] = ()) -> Content:
     elif isinstance(error, ContextFull):
         parts.append(styled("d leaves out the oldest questions and asks again; they stay saved", "$accent"))
         parts.append(styled("3 Plan gives it a larger context; ctrl+n begins a new conversation", "$accent"))
+    elif not isinstance(error, EngineError):
+        parts.append(styled("r asks once more; the conversation is kept", "$accent"))
     else:
         parts.append(styled("r starts it again and asks once more; the conversation is kept", "$accent"))
     if lost:
@@ -40,6 +42,8 @@ def stopped(error: PhituiError) -> Content:
         return styled("the context is full", "$error") + styled(" · d leaves out the oldest questions", "$muted")
     if isinstance(error, DoesNotFit):
         return styled("not loaded", "$error") + styled(" · L loads it all the same, 3 Plan finds what fits", "$muted")
+    if not isinstance(error, EngineError):
+        return styled("no answer", "$error") + styled(" · r tries again", "$muted")
     return styled("the engine stopped", "$error") + styled(" · r restart", "$muted")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from textual.widgets import Markdown
 
 from phitui.domain.chat import Sampling
-from phitui.errors import ContextFull, DoesNotFit
+from phitui.errors import ContextFull, DoesNotFit, InvalidFile
 from phitui.tui.widgets.transcript import Answer, Question
 
 
@@ -403,3 +403,13 @@ async def test_saved_conversations_are_renamed_exported_and_deleted(
         await data.wait(pilot, lambda: "gone for good" in data.shown(held))
         await pilot.press("enter")
         await data.wait(pilot, lambda: not door.saved_chats(""))
+
+
+async def test_a_broken_file_is_not_called_an_engine_that_stopped(held: Any, door: Any, data: Any) -> None:
+    async with held.run_test(size=(80, 24)) as pilot:
+        await chatting(pilot, data)
+        door.refuse = InvalidFile("the file is cut", "download it again")
+        await ask(pilot, "hello")
+        await data.wait(pilot, lambda: "the file is cut" in data.shown(held))
+        assert "no answer · r tries again" in data.shown(held)
+        assert "engine stopped" not in data.shown(held) and "starts it again" not in data.shown(held)
