@@ -174,10 +174,16 @@ class ChatStore(Store):
 
     def get(self, chat: str) -> SavedChat:
         """The chat of that id or unique beginning. Raises UsageError."""
-        found = [row for row in self.search() if row.id == chat] or [r for r in self.search() if r.id.startswith(chat)]
-        if len(found) != 1 or not chat:
+        with self._refusing():
+            rows = self._database.execute(
+                "SELECT id, title, created, updated, model, settings, head,"
+                " (SELECT count(*) FROM turns WHERE chat = c.id), NULL"
+                " FROM chats AS c WHERE substr(id, 1, ?) = ? ORDER BY id = ? DESC LIMIT 2",
+                (len(chat), chat, chat),
+            ).fetchall()
+        if not chat or not rows or (len(rows) > 1 and rows[0][0] != chat):
             raise _unknown(chat)
-        return found[0]
+        return _saved(rows[0], "")
 
     def branch(self, chat: str, head: int | None = None) -> list[Turn]:
         """The turns from the first to `head` (the chat's own head where None), in order."""
